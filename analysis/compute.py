@@ -1,0 +1,191 @@
+"""What a fair control is: the same tokens, or the same compute with the teacher's share charged.
+
+A distilled run is compared with controls of its own size, seed and data. Under equal student
+tokens that is the control trained on as many tokens. Where teacher FLOPs are charged it is the
+control trained on as many tokens as the total would buy it, read off the measured controls by
+straight lines in log tokens, and only between measured points: nothing is extrapolated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .aggregate import Roles, human, mean_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounting:
+    """Which FLOPs a distilled run is charged with besides its own training."""
+
+    key: str
+    label: str
+    charges: tuple[str, ...]
+    meaning: str
+
+
+ACCOUNTINGS = (
+    Accounting(
+        key="student_tokens",
+        label="student tokens equal",
+        charges=(),
+        meaning="both saw the same number of student tokens; the teacher is free",
+    ),
+    Accounting(
+        key="teacher_inference",
+        label="+ teacher inference",
+        charges=("flops_teacher_inference_exact",),
+        meaning="the control may spend the FLOPs of the teacher's forward passes on more tokens",
+    ),
+    Accounting(
+        key="teacher_training",
+        label="+ teacher training",
+        charges=("flops_teacher_inference_exact", "flops_teacher_training_exact"),
+        meaning="the teacher's training too, charged whole to every single run, although one "
+        "teacher serves them all",
+    ),
+)
+SAME_TOKENS = 1e-3  # relative: the plan rounds tokens to whole batches
+COMPARED = ("needed_multiple", "measured_multiple", "control_loss", "difference", "total_flops")
+
+
+def total_flops(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
+    """Training FLOPs (exact) and what the accounting adds; NaN where a charge is unknown.
+
+    A run that used a teacher and records 0 for it did not get it for nothing: it is unknown.
+    """
+    total = runs["flops_train_exact"].astype(float)
+    for charge in accounting.charges:
+        cost = runs[charge].astype(float) if charge in runs else pd.Series(np.nan, runs.index)
+        unknown = _uses_teacher(runs) & ~(cost > 0)
+        total = total + cost.fillna(0.0).mask(unknown, np.nan)
+    return total
+
+
+def compare(
+    runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: str
+) -> pd.DataFrame:
+    """One row per distilled run: its loss, the fair control's, and their difference.
+
+    difference = loss - control's loss, so that below zero the recipe is better. Where there is no
+    fair control, the difference is missing and ``why_not`` says what would be needed.
+    """
+    controls = runs[runs["is_control"]]
+    totals = total_flops(runs, accounting)
+    rows = []
+    for index, run in runs[~runs["is_control"]].iterrows():
+        row = {
+            name: run[name]
+            for name in ("run_id", "recipe", "series", "size", "seed", "token_multiple",
+                         "num_params_non_embedding", "num_tokens")
+        }
+        row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
+        row["total_flops"] = float(totals[index])
+        own = _controls_of(run, controls, which)
+        if own.empty:
+            row["why_not"] = "no finished control of this size, seed and data"
+        elif not np.isfinite(row["total_flops"]):
+            row["why_not"] = "the teacher's FLOPs were not recorded, so they cannot be charged"
+        else:
+            row |= _fair_control(run, own, row["total_flops"], accounting, metric)
+            row["difference"] = row["loss"] - row["control_loss"]
+        rows.append(row)
+    columns = ["run_id", "recipe", "series", "size", "seed", "token_multiple",
+               "num_params_non_embedding", "num_tokens", "loss", *COMPARED, "why_not"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def differences(compared: pd.DataFrame) -> pd.DataFrame:
+    """Mean paired difference per series and size, with t-interval, pairs and why some lack."""
+    rows = []
+    for (series, size), group in compared.groupby(["series", "size"], sort=False):
+        interval = mean_interval(group["difference"])
+        fair = mean_interval(group["control_loss"])
+        rows.append(
+            {
+                "series": series,
+                "recipe": group["recipe"].iloc[0],
+                "size": size,
+                "num_params_non_embedding": float(group["num_params_non_embedding"].iloc[0]),
+                "loss": float(group["loss"].mean()),
+                "control_loss": fair.mean,
+                "control_loss/low": fair.low,
+                "control_loss/high": fair.high,
+                "difference": interval.mean,
+                "difference/low": interval.low,
+                "difference/high": interval.high,
+                "num_pairs": interval.num,
+                "num_runs": len(group),
+                "needed_multiple": float(group["needed_multiple"].mean()),
+                "measured_multiple": float(group["measured_multiple"].max()),
+                "why_not": "; ".join(dict.fromkeys(group["why_not"].dropna())),
+            }
+        )
+    columns = ["series", "recipe", "size", "num_params_non_embedding", "difference",
+               "difference/low", "difference/high", "num_pairs", "why_not"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return table.sort_values(["series", "num_params_non_embedding"], ignore_index=True)
+
+
+def _controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.DataFrame:
+    """Controls of the run's size, seed and data that agree on every recipe parameter they set."""
+    fits = (
+        (controls["size"] == run["size"])
+        & (controls["num_params_non_embedding"] == run["num_params_non_embedding"])
+        & (controls["seed"] == run["seed"])
+    )
+    if "data_digest" in controls and not pd.isna(run["data_digest"]):
+        fits &= (controls["data_digest"] == run["data_digest"]).fillna(True)
+    agreed = pd.Series(0, controls.index)
+    for name in which.recipe:
+        if name == "loss" or name not in controls:
+            continue
+        sets = controls[name].notna()
+        same = (controls[name] == run[name]).fillna(False) if not pd.isna(run[name]) else ~sets
+        fits &= ~sets | same.astype(bool)
+        agreed += sets.astype(int)
+    found = controls[fits.astype(bool)]
+    return found[agreed[found.index] == agreed[found.index].max()]
+
+
+def _fair_control(
+    run: pd.Series, own: pd.DataFrame, total: float, accounting: Accounting, metric: str
+) -> dict[str, object]:
+    """The control's loss at the tokens that the run's total buys, within what was measured."""
+    points = own.assign(_loss=own[metric].astype(float)).groupby("num_tokens")["_loss"].mean()
+    tokens = points.index.to_numpy(dtype=float)
+    needed = float(run["num_tokens"])
+    if accounting.charges:
+        per_token = own["flops_train_exact"].astype(float) / own["num_tokens"].astype(float)
+        needed = total / float(per_token.mean())
+    base = float(run["num_tokens"])
+    row: dict[str, object] = {
+        "needed_multiple": needed / base,
+        "measured_multiple": float(tokens.max()) / base,
+        "control_loss": np.nan,
+        "why_not": None,
+    }
+    near = np.abs(tokens / needed - 1) < SAME_TOKENS
+    if near.any():
+        row["control_loss"] = float(points.to_numpy()[near][0])
+    elif not accounting.charges:
+        row["why_not"] = f"no control on {human(needed)} tokens"
+    elif tokens.min() < needed < tokens.max():
+        row["control_loss"] = float(np.interp(np.log(needed), np.log(tokens), points.to_numpy()))
+    elif needed > tokens.max():
+        row["why_not"] = (
+            f"needs {needed / base:.2g}x control tokens; measured up to {tokens.max() / base:.3g}x"
+        )
+    else:
+        row["why_not"] = (
+            f"needs {needed / base:.2g}x control tokens; measured from {tokens.min() / base:.3g}x"
+        )
+    return row
+
+
+def _uses_teacher(runs: pd.DataFrame) -> pd.Series:
+    """Distilled runs do, unless the run says that it read none."""
+    uses = ~runs["is_control"].astype(bool)
+    if "teacher_id" in runs and runs["teacher_id"].notna().any():
+        uses &= runs["teacher_id"].notna()
+    return uses

@@ -1,0 +1,168 @@
+"""The report's words: what the numbers show, with their intervals, and what they do not."""
+
+import numpy as np
+import pandas as pd
+
+from .aggregate import human
+from .compute import ACCOUNTINGS
+from .figures import slice_name
+from .results import Results, best_values, numeric_params
+
+ENOUGH_SEEDS = 3
+SMALLEST_EFFECT = 5e-4  # nats: what three decimals can tell from zero
+
+
+def shows(results: Results) -> list[str]:
+    """What was measured, one sentence or two per accounting, or per sweep without a control."""
+    said = []
+    paired = results.paired[ACCOUNTINGS[0].key]
+    if paired.empty or not (paired["num_pairs"] > 0).any():
+        return [_best_run(results), *_best_values(results)]
+    for accounting in ACCOUNTINGS:
+        table = results.paired[accounting.key]
+        for series, group in table.groupby("series", sort=False):
+            said.append(_accounted(str(series), accounting.label, group))
+    return [*said, *_best_values(results)]
+
+
+def does_not_show(results: Results) -> list[str]:
+    """Why the numbers bear no more than they do; each is read off the plan and the runs."""
+    limits = []
+    seeds = results.chosen.groupby(["setting"])["seed"].nunique()
+    fewest = int(seeds.min())
+    if fewest < ENOUGH_SEEDS:
+        limits.append(
+            f"{fewest} {'seed' if fewest == 1 else 'seeds'} in at least one setting: "
+            + ("there is no interval there, " if fewest == 1 else "intervals are wide and rough, ")
+            + f"and no claim about a method should rest on fewer than {ENOUGH_SEEDS}."
+        )
+    limits.append(_learning_rate(results))
+    limits.append(
+        f"A slice at {slice_name(results)}: not a scaling law in N and D, and no ground for "
+        "extrapolating beyond the sizes measured."
+    )
+    data = results.complete["data_digest"].nunique() if "data_digest" in results.complete else 0
+    teachers = results.complete["teacher_id"].nunique() if "teacher_id" in results.complete else 0
+    if data <= 1:
+        limits.append("One data set; another may differ.")
+    if teachers == 1:
+        limits.append("One teacher; a stronger or weaker one may differ.")
+    tests = sum(int((t["num_pairs"] > 1).sum()) for t in results.paired.values())
+    if tests > 1:
+        limits.append(
+            f"{tests} intervals, each at 95% by itself: no correction for looking at many."
+        )
+    counts = results.counts
+    if counts["diverged"] or counts["missing"]:
+        limits.append(
+            f"Diverged runs ({counts['diverged']}) and missing ones ({counts['missing']}) are in no "
+            "mean, fit or difference; unless they lack at random, what is left is flattered."
+        )
+    return limits
+
+
+def interval_text(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """``-0.231 [-0.260, -0.202]``; without the bracket where there is no interval."""
+    if not np.isfinite(mean):
+        return ""
+    if not np.isfinite(low):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _accounted(series: str, label: str, group: pd.DataFrame) -> str:
+    """One recipe under one accounting."""
+    seen = group[group["num_pairs"] > 0]
+    head = f"{label[:1].upper()}{label[1:]}" if label[0] != "+" else f"With {label[2:]} charged"
+    head = "At equal student tokens" if label == ACCOUNTINGS[0].label else head
+    lacking = group[group["num_pairs"] == 0]
+    why = "; ".join(
+        f"{row['size']}: {row['why_not']}" for _, row in lacking.iterrows() if row["why_not"]
+    )
+    if seen.empty:
+        return f"{head}, {series} cannot be compared with the control ({why})."
+    better = int((seen["difference"] < 0).sum())
+    extremes = seen.loc[[seen["difference"].idxmin(), seen["difference"].idxmax()]]
+    spans = " to ".join(
+        f"{_difference(row)} at {row['size']}"
+        for _, row in extremes.drop_duplicates("size").iterrows()
+    )
+    tested = seen[seen["difference/low"].notna()]
+    sure = int(((tested["difference/high"] < 0) | (tested["difference/low"] > 0)).sum())
+    text = (
+        f"{head}, {series} has a lower loss than the control at {better} of {len(seen)} "
+        f"{'size' if len(seen) == 1 else 'sizes'} compared: {spans} nats/token"
+    )
+    text += (
+        f"; the 95% interval leaves out zero at {sure} of {len(tested)}."
+        if len(tested) else "; one pair each, so no interval."
+    )
+    return text + (f" Not compared: {why}." if why else "")
+
+
+def _difference(row: pd.Series) -> str:
+    text = interval_text(row["difference"], row["difference/low"], row["difference/high"])
+    return f"{text} (n = {row['num_pairs']})"
+
+
+def _best_run(results: Results) -> str:
+    """Without a control: the lowest mean, and that there is nothing to hold it against."""
+    table = results.aggregated
+    best = table.loc[table[results.metric].idxmin()]
+    text = interval_text(
+        best[results.metric], best[f"{results.metric}/low"], best[f"{results.metric}/high"]
+    )
+    num = int(best[f"{results.metric}/num"])
+    why = (
+        "no distilled run has finished" if results.complete["is_control"].all()
+        else "no control (loss=none) of the same size, seed, data and tokens has finished"
+    )
+    return (
+        f"The lowest {results.metric} is {text} nats/token (n = {num}), by {best['series']} at "
+        f"{best['size']} with {human(best['num_tokens'])} tokens. Nothing can be said of what the "
+        f"teacher bought: {why}."
+    )
+
+
+def _best_values(results: Results) -> list[str]:
+    """For each swept number, where its best value lies."""
+    said = []
+    for param in numeric_params(results):
+        runs = results.complete if param in results.roles.learning_rates else results.chosen
+        _, best = best_values(runs, results.roles, param, results.metric)
+        if best.empty:
+            continue
+        values = "; ".join(
+            f"{row['best']:.3g} for {row['recipe']} at {row['size']}"
+            + (" (at the edge of its range)" if row["at_edge"] else "")
+            for _, row in best.head(6).iterrows()
+        )
+        more = f"; {len(best) - 6} more in the table" if len(best) > 6 else ""
+        said.append(f"Best {param}: {values}{more}.")
+    return said
+
+
+def _learning_rate(results: Results) -> str:
+    """Whether the learning rate was tuned, as far as the plan knows."""
+    swept = [name for name in results.roles.learning_rates if name in numeric_params(results)]
+    rates = results.complete["learning_rate"].dropna().astype(float)
+    if swept:
+        _, best = best_values(results.complete, results.roles, swept[0], results.metric)
+        edge = int(best["at_edge"].sum())
+        return (
+            f"{swept[0]} was swept here and comparisons use the best mean of each setting, "
+            "chosen on the very loss that is reported"
+            + (f"; {edge} of {len(best)} best values lie at the edge of their range, so these "
+               "settings are not tuned." if edge else ".")
+        )
+    if rates.empty:
+        return "The learning rate is not recorded, so it cannot be said whether it was tuned."
+    if rates.nunique() == 1:
+        return (
+            f"The learning rate was not tuned here: every run used peak_lr = {rates.iloc[0]:.3g}, "
+            "which may suit one recipe or size better than another."
+        )
+    return (
+        f"The learning rate was set per run from {rates.min():.3g} to {rates.max():.3g} and not "
+        "tuned in this sweep; the table of settings lists it."
+    )

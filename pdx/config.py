@@ -1,0 +1,187 @@
+"""Resolved config -> Run: one training, checked, and named by its content."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pdx.build import build, check
+from pdx.env import Env
+from pdx.errors import ConfigError
+from pdx.files import digest
+
+
+def identity(component: Any) -> dict[str, Any]:
+    """What a component is: its class, the version of its mathematics, and every field."""
+    cls = type(component)
+    named = {"_target_": f"{cls.__module__}.{cls.__qualname__}", "version": cls.version}
+    return named | asdict(component)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: a flat set of frozen components, one per axis.
+
+    ``eval_teacher`` is the teacher that evaluation compares with, named separately so that runs
+    that read no teacher are one shared control.
+    """
+
+    data: Any
+    teacher: Any
+    eval_teacher: Any
+    student: Any
+    signal: Any
+    store: Any
+    loss: Any
+    mix: Any
+    schedule: Any
+    optim: Any
+    train: Any
+    eval: Any
+
+    def __post_init__(self) -> None:
+        batch_tokens = self.batch_tokens
+        check(
+            self.train.num_tokens >= batch_tokens,
+            "train.num_tokens",
+            self.train.num_tokens,
+            f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens",
+        )
+        if self.teacher.is_same:
+            raise ConfigError(
+                "teacher=same: means the run's own teacher, and is for eval_teacher only; "
+                "use teacher=trained, pretrained or none."
+            )
+        if self.loss.needs_teacher:
+            self._check_signal()
+
+    def _check_signal(self) -> None:
+        name = type(self.loss).__name__
+        if not self.teacher.exists:
+            raise ConfigError(
+                f"teacher=none: {name} needs a teacher; use teacher=trained or "
+                "teacher=pretrained, or loss=none."
+            )
+        if self.loss.needs_closed_signal and not self.signal.closed:
+            raise ConfigError(
+                f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
+                "that must both sum to one on the support; use signal.tail=bucket or signal=full."
+            )
+        vocab_size = getattr(self.data, "vocab_size", None)
+        top_k = getattr(self.signal, "top_k", 1)
+        if vocab_size is not None:
+            check(
+                top_k <= vocab_size,
+                "signal.top_k",
+                top_k,
+                f"must not exceed the vocabulary, data.vocab_size={vocab_size}",
+            )
+        if self.is_stored:
+            self.store.check_serves(self.signal)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.train.batch_size * self.data.seq_len
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.train.num_tokens // self.batch_tokens
+
+    @property
+    def num_windows(self) -> int:
+        """Windows read over the whole training, repeats counted."""
+        return self.num_steps * self.train.batch_size
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the teacher's word is read from a store."""
+        return self.loss.needs_teacher and self.signal.stored and self.store.exists
+
+    @property
+    def evaluation_teacher(self) -> Any:
+        """The teacher that evaluation compares with."""
+        return self.teacher if self.eval_teacher.is_same else self.eval_teacher
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that its numbers depend on, and nothing else.
+
+        The store is left out: what it serves, it serves exactly.
+        """
+        read = ["student", "loss", "schedule", "optim", "train", "eval"]
+        if self.loss.needs_teacher:
+            read += ["signal", "mix"]
+        named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
+        named["data"] = data_identity(self.data)
+        if self.loss.needs_teacher:
+            named["teacher"] = self.teacher.identify(self)
+        named["eval_teacher"] = self.evaluation_teacher.identify(self)
+        return named
+
+    @cached_property
+    def run_id(self) -> str:
+        """Content hash of the identity: the run's name everywhere."""
+        return digest(self.identity, 12)
+
+
+_CONTENT: dict[str, dict[str, Any]] = {}
+
+
+def data_identity(data: Any) -> dict[str, Any]:
+    """A corpus is its settings and its content (read once a process)."""
+    settings = identity(data)
+    key = digest(settings)
+    if key not in _CONTENT:
+        _CONTENT[key] = data.content()
+    return settings | _CONTENT[key]
+
+
+def run_of(cfg: DictConfig) -> tuple[Run, Env]:
+    """Build and check everything that a resolved config names.
+
+    Raises:
+        ConfigError: any key, value or combination that cannot be run.
+    """
+    env = build(cfg.env, "env")
+    parts = {}
+    for field in fields(Run):
+        node = cfg.get(field.name)
+        if node is None:
+            raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
+        try:
+            parts[field.name] = build(node, field.name, env.packages)
+        except MissingMandatoryValue as err:
+            raise ConfigError(f"{err.full_key}=???: must be given; pass {err.full_key}=VALUE.") from err
+        except OmegaConfBaseException as err:
+            raise ConfigError(f"{field.name}: {str(err).splitlines()[0]}") from err
+    return Run(**parts), env
+
+
+def config_of(run: Run, env: Env) -> dict[str, Any]:
+    """The config that makes this run, from its parts: what a run folder keeps."""
+    parts = {f.name: getattr(run, f.name) for f in fields(Run)} | {"env": env}
+    return {name: _node(part) for name, part in parts.items()}
+
+
+def _node(component: Any) -> dict[str, Any]:
+    node = identity(component)
+    node.pop("version")
+    return node
+
+
+def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
+    """As ``run_of``, from the plain dictionary that a plan or a run folder holds."""
+    return run_of(OmegaConf.create(dict(config)))
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain data, without Hydra's own part."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    return {str(key): value for key, value in plain.items()}

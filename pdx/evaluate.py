@@ -1,0 +1,205 @@
+"""The same numbers for every run: held-out loss, bits per byte, and how far from the teacher."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pdx.build import check
+from pdx.files import publish, read_json, require_space, write_json
+from pdx.models import Head, head_of, hidden_states
+from pdx.reduce import chunk_size
+
+if TYPE_CHECKING:
+    from pdx.data import Batch, Windows
+    from pdx.frozen import FrozenTeacher
+
+EVAL_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How much text the figures rest on: always the first windows of val and of test.
+
+    Attributes:
+        num_tokens: of val, and of test, at the end of a run.
+        num_tokens_during_training: of val, along the way.
+        num_tokens_teacher: of val, on which student and teacher are compared: KL(teacher ||
+            student) at temperature 1 against the dense teacher, top-1 agreement, calibration, and
+            the teacher's own loss; 0 for none.
+        num_calibration_bins: equal-width bins of the student's top-1 confidence.
+    """
+
+    num_tokens: int
+    num_tokens_during_training: int
+    num_tokens_teacher: int
+    num_calibration_bins: int
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for key in ("num_tokens", "num_tokens_during_training", "num_calibration_bins"):
+            check(getattr(self, key) >= 1, f"eval.{key}", getattr(self, key), "must be at least 1")
+        check(
+            self.num_tokens_teacher >= 0,
+            "eval.num_tokens_teacher",
+            self.num_tokens_teacher,
+            "must be >= 0",
+        )
+
+
+def windows_in(windows: "Windows", num_tokens: int) -> int:
+    """Whole windows in ``num_tokens``: at least one, at most all."""
+    return min(windows.num_windows, max(1, num_tokens // windows.seq_len))
+
+
+@torch.no_grad()
+def _passes(model: Any, windows: "Windows", count: int, device: torch.device) -> Iterator[tuple["Batch", Tensor]]:
+    """Batches of the first ``count`` windows, with the model's hidden states laid flat."""
+    size = max(1, EVAL_BATCH_TOKENS // windows.seq_len)
+    for start in range(0, count, size):
+        batch = windows.batch(np.arange(start, min(start + size, count))).to(device)
+        hidden_BLD = hidden_states(model, batch.tokens_BL, batch.document_BL)
+        yield batch, hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+
+
+def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
+    size = chunk_size(head.vocab_size)
+    for start in range(0, len(hidden_ND), size):
+        part = slice(start, start + size)
+        yield part, head(hidden_ND[part]).float()
+
+
+@torch.no_grad()
+def held_out_loss(model: Any, windows: "Windows", num_tokens: int, device: torch.device) -> dict[str, float]:
+    """Mean loss in nats per token, and in bits per byte of the text that those tokens spell."""
+    model.eval()
+    count = windows_in(windows, num_tokens)
+    nats, valid = torch.zeros((), device=device, dtype=torch.float64), 0
+    head = head_of(model)
+    for batch, hidden_ND in _passes(model, windows, count, device):
+        targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
+        for part, logits_CV in _logits(hidden_ND, head):
+            loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
+            nats += loss_C[mask_N[part]].sum().double()
+        valid += int(mask_N.sum())
+    model.train()
+    num_bytes = int(windows.window_bytes(np.arange(count)).sum())
+    return {
+        "loss": float(nats) / valid,
+        "bits_per_byte": float(nats) / math.log(2) / num_bytes,
+    }
+
+
+class Reference:
+    """A dense teacher's word on a fixed part of val, kept as hidden states and a head.
+
+    Exact at a fraction of the logits' size: D numbers a position instead of V.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.manifest = read_json(directory / "manifest.json")
+        shape = (self.manifest["num_windows"], self.manifest["seq_len"], self.manifest["hidden_size"])
+        self.hidden_BLD = np.memmap(directory / "hidden.bin", dtype="<f4", mode="r", shape=shape)
+        self._head = directory / "head.safetensors"
+
+    def head(self, device: torch.device) -> Head:
+        """The teacher's head, cut to the tokenizer's vocabulary."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(self._head)
+        return Head(
+            weight_VD=tensors["weight"].to(device),
+            bias_V=tensors["bias"].to(device) if "bias" in tensors else None,
+            softcap=self.manifest["softcap"],
+            scale=self.manifest["scale"],
+        )
+
+    @staticmethod
+    @torch.no_grad()
+    def build(directory: Path, teacher: "FrozenTeacher", windows: "Windows", num_tokens: int) -> None:
+        """One pass of the teacher, kept for every run that compares with it."""
+        from safetensors.torch import save_file
+
+        if (directory / "manifest.json").exists():
+            return
+        count, head = windows_in(windows, num_tokens), teacher.head
+        width = head.weight_VD.shape[1]
+        require_space(
+            directory.parent, 4 * count * windows.seq_len * width, "the evaluation's teacher pass"
+        )
+        loss, valid = 0.0, 0
+        with publish(directory) as temporary:
+            with open(temporary / "hidden.bin", "wb") as file:
+                for batch, hidden_ND in _passes(teacher.model, windows, count, teacher.device):
+                    file.write(hidden_ND.float().cpu().numpy().astype("<f4").tobytes())
+                    targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
+                    for part, logits_CV in _logits(hidden_ND, head):
+                        loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
+                        loss += float(loss_C[mask_N[part]].sum())
+                    valid += int(mask_N.sum())
+            tensors = {"weight": head.weight_VD.float().cpu().contiguous()}
+            if head.bias_V is not None:
+                tensors["bias"] = head.bias_V.float().cpu().contiguous()
+            save_file(tensors, temporary / "head.safetensors")
+            write_json(
+                temporary / "manifest.json",
+                {
+                    "num_windows": count,
+                    "seq_len": windows.seq_len,
+                    "hidden_size": width,
+                    "softcap": head.softcap,
+                    "scale": head.scale,
+                    "teacher_loss": loss / valid,
+                },
+            )
+
+
+@torch.no_grad()
+def compare(
+    model: Any, reference: Reference, windows: "Windows", num_bins: int, device: torch.device
+) -> dict[str, float]:
+    """The student beside the dense teacher, at temperature 1, on the reference's windows.
+
+    Returns:
+        teacher_kl: KL(teacher || student), nats per token. top1_agreement: share of positions
+        where both put the same token first. ece: expected calibration error of the student's top-1
+        confidence, equal-width bins. teacher_loss: the teacher's own, nats per token.
+    """
+    model.eval()
+    student_head, teacher_head = head_of(model), reference.head(device)
+    kl, agree, valid, seen = 0.0, 0, 0, 0
+    bins = torch.zeros(3, num_bins, dtype=torch.float64, device=device)  # count, confidence, right
+    for batch, hidden_ND in _passes(model, windows, reference.manifest["num_windows"], device):
+        length = batch.tokens_BL.shape[0]
+        teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[seen : seen + length]))
+        teacher_ND = teacher_hidden.reshape(len(hidden_ND), -1).to(device)
+        seen += length
+        targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
+        for part, student_CV in _logits(hidden_ND, student_head):
+            mask_C = mask_N[part]
+            student_CV = student_CV[mask_C].log_softmax(-1)
+            teacher_CV = teacher_head(teacher_ND[part][mask_C]).float().log_softmax(-1)
+            kl += float((teacher_CV.exp() * (teacher_CV - student_CV)).sum())
+            confidence_C, top_C = student_CV.max(-1)
+            agree += int((top_C == teacher_CV.argmax(-1)).sum())
+            right_C = (top_C == targets_N[part][mask_C]).double()
+            confidence_C = confidence_C.exp().double()
+            bin_C = (confidence_C * num_bins).long().clamp(max=num_bins - 1)
+            for row, value in enumerate((torch.ones_like(right_C), confidence_C, right_C)):
+                bins[row].index_add_(0, bin_C, value)
+        valid += int(mask_N.sum())
+    model.train()
+    ece = float((bins[1] - bins[2]).abs().sum()) / valid
+    return {
+        "teacher_kl": kl / valid,
+        "top1_agreement": agree / valid,
+        "ece": ece,
+        "teacher_loss": reference.manifest["teacher_loss"],
+    }

@@ -1,0 +1,188 @@
+"""One run, from its parts to its folder: the only place that knows the whole road."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from pdx import checkpoint
+from pdx.config import Run, config_of
+from pdx.env import Env
+from pdx.errors import Diverged
+from pdx.evaluate import Reference, compare, held_out_loss
+from pdx.facts import facts_of
+from pdx.feed import Feed
+from pdx.files import locked, publish, read_json, write_json, write_text
+from pdx.prepare import Shared
+from pdx.provenance import git_diff, provenance
+from pdx.train import train
+
+RESULT = "result.json"
+Observe = Callable[[int, dict[str, float]], bool]
+
+
+def use_threads(num_threads: int | None) -> None:
+    """One thread beside other runs; all cores for a run that is alone."""
+    torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0))))
+
+
+def finished(run_dir: Path) -> dict[str, Any] | None:
+    """The result of a run that is over, or None."""
+    path = run_dir / RESULT
+    return read_json(path) if path.exists() else None
+
+
+def execute(run: Run, env: Env, observe: Observe | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
+
+    Args:
+        observe: gets each step's metrics beside the folder (MLflow, a pruner), and may stop it.
+
+    Returns:
+        The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
+        a reason, and a finite bad ``val/loss`` of ln V.
+    """
+    run_dir = env.paths.runs / run.run_id
+    with locked(run_dir / ".lock"):
+        result = finished(run_dir)
+        if result is None:
+            write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env))))
+            result = _Execution(run, env, run_dir, observe, quiet).result()
+            write_json(run_dir / RESULT, result)
+            checkpoint.drop(run_dir)
+    return result
+
+
+class _Execution:
+    """The state of one run while it is under way."""
+
+    def __init__(
+        self, run: Run, env: Env, run_dir: Path, observe: Observe | None, quiet: bool
+    ) -> None:
+        self.run, self.env, self.run_dir, self.observe = run, env, run_dir, observe
+        self.bar = tqdm(
+            total=run.num_steps * run.batch_tokens,
+            desc=run.run_id,
+            unit="tok",
+            unit_scale=True,
+            disable=quiet,
+        )
+
+    def result(self) -> dict[str, Any]:
+        """Train, evaluate, save."""
+        run, began = self.run, time.monotonic()
+        self.shared = shared = Shared.of(run, self.env)
+        self.device, self.val = shared.device, shared.token_set.windows("val")
+        self.student = run.student.init(
+            shared.token_set.vocab_size, shared.token_set.seq_len, run.train.seed
+        ).to(self.device)
+        self.student.train()
+        _reset_peak_memory(self.device)
+        status, reason = "complete", None
+        try:
+            metrics = self._train() | self._evaluate()
+            with publish(self.run_dir / "model") as directory:
+                self.student.save_pretrained(directory)
+        except Diverged as err:
+            # A measurement: a finite bad value, that of knowing nothing (docs/decisions/0004).
+            status, reason = "diverged", str(err)
+            worst = float(torch.tensor(float(shared.token_set.vocab_size)).log())
+            metrics = {"val/loss": worst, "test/loss": worst}
+        self.bar.close()
+        if diff := git_diff():
+            write_text(self.run_dir / "uncommitted.diff", diff)
+        metrics["perf/peak_memory_gib"] = _peak_memory(self.device) / 2**30
+        metrics.pop("tokens", None)
+        return {
+            "run_id": run.run_id,
+            "status": status,
+            "reason": reason,
+            "seconds": time.monotonic() - began,
+            "metrics": metrics,
+            "facts": facts_of(run, self.env, shared.token_set),
+            "provenance": provenance() | {"device": str(self.device)},
+        }
+
+    def _train(self) -> dict[str, float]:
+        run, shared = self.run, self.shared
+        store = shared.open_store() if run.is_stored else None
+        live = run.loss.needs_teacher and store is None
+        teacher = shared.load_teacher(run.teacher) if live else None
+        feed = Feed(run, shared.train_windows, self.device, store, teacher)
+        state = checkpoint.load(self.run_dir, self.device)
+        self._open_log(state)
+        metrics = train(
+            run,
+            self.student,
+            feed,
+            lambda: self._held_out("val", run.eval.num_tokens_during_training),
+            self._report,
+            lambda state: checkpoint.save(self.run_dir, state),
+            state,
+            self.env.checkpoint_seconds,
+        )
+        seconds = max(metrics["perf/train_seconds"], 1e-9)
+        metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
+        return metrics
+
+    def _held_out(self, split: str, num_tokens: int) -> dict[str, float]:
+        windows = self.shared.token_set.windows(split)
+        measured = held_out_loss(self.student, windows, num_tokens, self.device)
+        return {f"{split}/{name}": value for name, value in measured.items()}
+
+    def _evaluate(self) -> dict[str, float]:
+        evaluation = self.run.eval
+        metrics = self._held_out("val", evaluation.num_tokens)
+        metrics |= self._held_out("test", evaluation.num_tokens)
+        reference: Reference | None = self.shared.reference()
+        if reference is not None:
+            measured = compare(
+                self.student, reference, self.val, evaluation.num_calibration_bins, self.device
+            )
+            metrics |= {f"val/{name}": value for name, value in measured.items()}
+        return metrics
+
+    # ---- what a run says of itself along the way ---------------------------------------------
+
+    def _open_log(self, state: dict[str, Any] | None) -> None:
+        """Drop what a killed process logged after the checkpoint that is gone on from."""
+        self.log = self.run_dir / "metrics.jsonl"
+        step = state["step"] if state else 0
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        kept = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut off by the kill
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        write_text(self.log, "".join(kept))
+        if state:
+            print(f"{self.run.run_id}: going on from step {step}", file=sys.stderr)
+            self.bar.update(step * self.run.batch_tokens)
+
+    def _report(self, step: int, metrics: dict[str, float]) -> bool:
+        with open(self.log, "a") as file:
+            file.write(json.dumps({"step": step} | metrics) + "\n")
+        self.bar.update(metrics["tokens"] - self.bar.n)
+        self.bar.set_postfix(loss=f"{metrics['train/loss']:.3f}", refresh=False)
+        return self.observe(step, metrics) if self.observe else False
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device on a GPU, resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

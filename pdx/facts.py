@@ -1,0 +1,99 @@
+"""What a run will cost and rests on: the same figures before it and after it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pdx.config import Run
+from pdx.cost import Shape, store_bytes_per_token
+from pdx.data import TokenSet
+from pdx.data.tokens import find
+from pdx.env import Env
+from pdx.teacher import Pretrained, Trained
+
+
+def shape_of(component: Any, vocab_size: int) -> Shape | None:
+    """What the cost of a model depends on; None for one that does not say."""
+    if isinstance(component, Trained):
+        component = component.model
+    if isinstance(component, Pretrained):
+        return _saved_shape(Path(component.path) / "config.json", vocab_size)
+    shape = getattr(component, "shape", None)
+    return shape(vocab_size) if shape else None
+
+
+def _saved_shape(path: Path, vocab_size: int) -> Shape | None:
+    """The shape of a saved model with the fields of the Llama family; None for other families."""
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text())
+    try:
+        return Shape(
+            hidden_size=saved["hidden_size"],
+            ffn_size=saved["intermediate_size"],
+            num_layers=saved["num_hidden_layers"],
+            num_heads=saved["num_attention_heads"],
+            num_kv_heads=saved.get("num_key_value_heads") or saved["num_attention_heads"],
+            tie_embeddings=bool(saved.get("tie_word_embeddings", False)),
+            vocab_size=saved.get("vocab_size", vocab_size),
+        )
+    except KeyError:
+        return None
+
+
+def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str, Any]:
+    """Parameters, tokens, FLOPs and bytes of a run; null where it cannot be known yet.
+
+    A stored teacher reads each distinct token once, however often the student does; a live one
+    reads every token that the student reads. Conventions of FLOPs: ``pdx.cost``.
+    """
+    token_set = token_set or find(run.data, env.paths)
+    vocab_size = token_set.vocab_size if token_set else getattr(run.data, "vocab_size", None)
+    seq_len, num_tokens = run.data.seq_len, run.num_steps * run.batch_tokens
+    facts: dict[str, Any] = {
+        "num_tokens": num_tokens,
+        "num_unique_tokens": num_tokens,
+        "num_epochs": None,
+        "num_steps": run.num_steps,
+        "seq_len": seq_len,
+        "vocab_size": vocab_size,
+        "data_digest": token_set.digest if token_set else None,
+        "teacher_id": None,
+        "store_bytes": 0,
+        "flops_teacher_inference_exact": 0.0,
+        "flops_teacher_training_exact": 0.0,
+    }
+    if token_set:
+        windows = token_set.windows(*run.train.split.split("+"))
+        facts["num_unique_tokens"] = min(run.num_windows, windows.num_windows) * seq_len
+        facts["num_epochs"] = run.num_windows / windows.num_windows
+    student = shape_of(run.student, vocab_size) if vocab_size else None
+    facts["num_params_total"] = student.num_params_total if student else None
+    facts["num_params_non_embedding"] = student.num_params_non_embedding if student else None
+    facts["flops_train_exact"] = student.flops_train_exact(num_tokens, seq_len) if student else None
+    facts["flops_train_6nd"] = student.flops_train_6nd(num_tokens) if student else None
+    if run.loss.needs_teacher and vocab_size:
+        facts |= _teacher_facts(run, vocab_size, num_tokens, facts["num_unique_tokens"])
+    return facts
+
+
+def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) -> dict[str, Any]:
+    named = run.teacher.identify(run)
+    shape = shape_of(run.teacher, vocab_size)
+    read = num_unique if run.is_stored else num_tokens
+    forward = shape.flops_forward_per_token(run.data.seq_len) * read if shape else None
+    training = None  # of a pretrained teacher: not known here
+    if shape and isinstance(run.teacher, Trained):
+        training = shape.flops_train_exact(run.teacher.num_tokens, run.data.seq_len)
+    return {
+        "teacher_id": named.get("run_id") or named.get("weights") or named.get("path"),
+        "teacher_num_params_non_embedding": shape.num_params_non_embedding if shape else None,
+        "flops_teacher_inference_exact": forward,
+        "flops_teacher_training_exact": training,
+        "store_bytes": num_unique
+        * store_bytes_per_token(
+            min(run.store.top_k, vocab_size), len(run.store.temperatures), vocab_size
+        )
+        if run.is_stored
+        else 0,
+    }

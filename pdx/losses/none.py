@@ -1,0 +1,24 @@
+"""No distillation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pdx.signal import TeacherSignal
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDistillation:
+    """Plain language modelling: the control that every claim needs.
+
+    The run is cross-entropy with weight 1; teacher, signal and mix are no part of what it is.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+    needs_closed_signal: ClassVar[bool] = False
+    is_divergence: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def __call__(self, student_logits_CV: Tensor, teacher: TeacherSignal) -> Tensor:
+        raise AssertionError("loss=none reads no teacher and is never called")

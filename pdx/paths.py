@@ -1,0 +1,54 @@
+"""Where things are: the package's own configs, and what runs leave behind."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _shipped(name: str) -> Path:
+    """A folder of the checkout, or its copy inside an installed package."""
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def conf_dir() -> Path:
+    """The axes: one folder per axis, one file per value."""
+    return _shipped("conf")
+
+
+def sweeps_dir() -> Path:
+    """The questions that ship with pdx."""
+    return _shipped("sweeps")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The output directory; everything in it is addressed by the digest of what made it."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def teachers(self) -> Path:
+        return self.root / "teachers"
+
+    @property
+    def stores(self) -> Path:
+        return self.root / "stores"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's default here: one SQLite file beside the runs."""
+        return f"sqlite:///{self.root.resolve() / 'mlflow.db'}"

@@ -1,0 +1,206 @@
+"""What runs share, made once whoever needs it first: tokens, teacher, store, reference."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pdx.config import Run, run_of_resolved
+from pdx.data import TokenSet, Windows, prepare
+from pdx.env import Env
+from pdx.errors import DataError, Diverged
+from pdx.evaluate import Reference, windows_in
+from pdx.files import digest, locked
+from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
+from pdx.store.format import FORMAT_VERSION, Layout
+from pdx.store.reader import Store
+from pdx.store.writer import capture
+from pdx.teacher import Trained
+
+CAPTURE_BATCH_TOKENS = 8192
+
+
+def device_of(env: Env) -> torch.device:
+    """The device that this process computes on."""
+    if env.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(env.device)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One run's view of what it shares with others; nothing is made before it is asked for."""
+
+    run: Run
+    env: Env
+    device: torch.device
+    token_set: TokenSet
+
+    @classmethod
+    def of(cls, run: Run, env: Env) -> "Shared":
+        """Prepare the tokens, and refuse a run that they cannot feed."""
+        shared = cls(run, env, device_of(env), prepare(run.data, env.paths))
+        shared.check_epochs()
+        top_k = getattr(run.signal, "top_k", 1) if run.loss.needs_teacher else 1
+        if top_k > shared.token_set.vocab_size:
+            raise DataError(
+                f"signal.top_k={top_k}: the vocabulary has {shared.token_set.vocab_size} tokens; "
+                "use fewer."
+            )
+        return shared
+
+    @property
+    def train_windows(self) -> Windows:
+        """What the run trains on."""
+        return self.token_set.windows(*self.run.train.split.split("+"))
+
+    @property
+    def num_unique_tokens(self) -> int:
+        """Distinct tokens that the run reads."""
+        return min(self.run.num_windows, self.train_windows.num_windows) * self.token_set.seq_len
+
+    @property
+    def num_epochs(self) -> float:
+        """How often it reads its split."""
+        return self.run.num_windows / self.train_windows.num_windows
+
+    def check_epochs(self) -> None:
+        """Repeating data is asked for, never silent."""
+        if self.num_epochs > self.run.train.max_epochs:
+            split = self.run.train.split
+            whose = "teacher" if split != "student" else "train"
+            raise DataError(
+                f"{whose}.num_tokens={self.run.train.num_tokens}: is {self.num_epochs:.2f} epochs "
+                f"of the {self.train_windows.num_tokens:,} tokens of split {split!r}, and "
+                f"{whose}.max_epochs={self.run.train.max_epochs}; train on fewer tokens, give more "
+                f"text, or ask for the repeats with {whose}.max_epochs={self.num_epochs:.2f}."
+            )
+
+    # ---- teacher -----------------------------------------------------------------------------
+
+    def teacher_id(self, teacher: Any) -> str:
+        """Content hash of a teacher on this run's data."""
+        named = teacher.identify(self.run)
+        return named.get("run_id") or digest(named, 12)
+
+    def teacher_dir(self, teacher: Any) -> Path:
+        """Where a trained teacher's weights are."""
+        return self.env.paths.runs / self.teacher_id(teacher) / "model"
+
+    def ensure_teacher(self, teacher: Any) -> None:
+        """Train a teacher that is to be trained here, once."""
+        if not isinstance(teacher, Trained) or self.teacher_dir(teacher).is_dir():
+            return
+        from pdx.execute import execute
+
+        print(f"teacher: training {self.teacher_id(teacher)}", file=sys.stderr)
+        result = execute(teacher.run(self.run), self.env)
+        if result["status"] != "complete":
+            raise Diverged(f"teacher: its training diverged ({result['reason']}).")
+
+    def load_teacher(self, teacher: Any) -> FrozenTeacher:
+        """A teacher, frozen, on this run's device."""
+        if isinstance(teacher, Trained):
+            self.ensure_teacher(teacher)
+            model = load_model(self.teacher_dir(teacher), "float32")
+            return freeze(model, self.token_set, self.device, "refuse")
+        return load_pretrained(teacher, self.token_set, self.device)
+
+    # ---- store -------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        """How this run's store lies on the disk."""
+        windows, store = self.train_windows, self.run.store
+        return Layout(
+            num_windows=windows.num_windows,
+            windows_per_shard=max(1, store.shard_tokens // windows.seq_len),
+            seq_len=windows.seq_len,
+            top_k=min(store.top_k, self.token_set.vocab_size),
+            temperatures=tuple(store.temperatures),
+            vocab_size=self.token_set.vocab_size,
+        )
+
+    @property
+    def store_manifest(self) -> dict[str, Any]:
+        """Everything that a store's rows depend on: its name, and what is checked at read."""
+        layout, data = self.layout, self.run.data
+        return {
+            "format_version": FORMAT_VERSION,
+            "teacher_id": self.teacher_id(self.run.teacher),
+            "tokenizer_digest": self.token_set.tokenizer_digest,
+            "windows_digest": self.train_windows.digest,
+            "num_windows": layout.num_windows,
+            "windows_per_shard": layout.windows_per_shard,
+            "seq_len": layout.seq_len,
+            "stride": getattr(data, "stride", None) or layout.seq_len,
+            "document_mask": self.train_windows.document_mask,
+            "vocab_size": layout.vocab_size,
+            "top_k": layout.top_k,
+            "temperatures": list(layout.temperatures),
+            "record": str(layout.record.descr),
+        }
+
+    @property
+    def store_dir(self) -> Path:
+        return self.env.paths.stores / digest(self.store_manifest)
+
+    def ensure_store(self, num_windows: int) -> None:
+        """Capture what is missing of the first ``num_windows`` windows, once."""
+        directory, layout = self.store_dir, self.layout
+        with locked(directory.parent / f"{directory.name}.lock"):
+            Store.write_manifest(directory, self.store_manifest)
+            if not layout.missing(directory, num_windows):
+                return
+            teacher = self.load_teacher(self.run.teacher)
+            batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
+            capture(directory, layout, self.train_windows, teacher, num_windows, batch_windows)
+
+    def open_store(self) -> Store:
+        """This run's store, captured if need be."""
+        self.ensure_store(self.run.num_windows)
+        return Store.open(self.store_dir, self.layout, self.store_manifest, self.run.num_windows)
+
+    # ---- reference ---------------------------------------------------------------------------
+
+    def reference(self) -> Reference | None:
+        """The evaluation's teacher on its fixed part of val; None without one."""
+        teacher, num_tokens = self.run.evaluation_teacher, self.run.eval.num_tokens_teacher
+        if not teacher.exists or num_tokens == 0:
+            return None
+        val = self.token_set.windows("val")
+        name = digest([val.digest, windows_in(val, num_tokens), getattr(teacher, "padding", None)])
+        directory = self.env.paths.teachers / self.teacher_id(teacher) / f"reference-{name}"
+        if not (directory / "manifest.json").exists():
+            with locked(directory.parent / f"{directory.name}.lock"):
+                if not (directory / "manifest.json").exists():
+                    Reference.build(directory, self.load_teacher(teacher), val, num_tokens)
+        return Reference(directory)
+
+    def ensure(self, num_windows: int) -> None:
+        """Make everything that this run, and others like it, will ask for."""
+        if self.run.loss.needs_teacher:
+            self.ensure_teacher(self.run.teacher)
+            if self.run.is_stored:
+                self.ensure_store(num_windows)
+        self.reference()
+
+
+def ensure_all(configs: list[dict[str, Any]]) -> None:
+    """Make what a list of runs shares: each teacher and store once, as far as any run reads."""
+    todo: dict[str, tuple[Shared, int]] = {}
+    for config in configs:
+        run, env = run_of_resolved(config)
+        shared = Shared.of(run, env)
+        parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]
+        parts.append([run.eval.num_tokens_teacher])
+        if run.loss.needs_teacher:
+            parts.append(run.teacher.identify(run))
+            parts.append(str(shared.store_dir) if run.is_stored else None)
+        key = digest(parts)
+        _, most = todo.get(key, (shared, 0))
+        todo[key] = (shared, max(most, run.num_windows))
+    for shared, num_windows in todo.values():
+        shared.ensure(num_windows)

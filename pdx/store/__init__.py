@@ -1,0 +1,1 @@
+"""Teacher logits on disk: captured once, read by every run."""

@@ -1,0 +1,196 @@
+"""The loop: one, straight, for every mode."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from pdx.build import check
+from pdx.errors import Diverged
+from pdx.models import head_of, hidden_states
+from pdx.reduce import backward
+
+if TYPE_CHECKING:
+    from pdx.config import Run
+    from pdx.feed import Feed
+
+SPLITS = ("student", "teacher", "student+teacher")
+NUM_LOGS = 50  # points of the training curve
+
+Report = Callable[[int, dict[str, float]], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How long, in what batches, on which part of the data, and from which seed.
+
+    Attributes:
+        num_tokens: whole steps of it are trained.
+        batch_size: sequences of one optimizer step; ``micro_batch_size`` of them at once.
+        max_epochs: how often the data may be read; repeating is asked for, never silent.
+        split: ``student``, ``teacher`` or ``student+teacher``: which part of the training tokens.
+        num_evals: evaluations on held-out text along the way, the last at the end.
+        seed: of the initial weights and of the order of the data.
+        precision: ``auto`` (bfloat16 products on a GPU), ``float32`` or ``bfloat16``.
+        compile: the model's body through torch.compile.
+    """
+
+    num_tokens: int
+    batch_size: int
+    micro_batch_size: int
+    max_epochs: float
+    split: str
+    num_evals: int
+    seed: int
+    precision: str
+    compile: bool
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 1, "train.batch_size", self.batch_size, "must be at least 1")
+        check(
+            self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0,
+            "train.micro_batch_size",
+            self.micro_batch_size,
+            f"must divide train.batch_size={self.batch_size}",
+        )
+        check(self.max_epochs > 0, "train.max_epochs", self.max_epochs, "must be > 0")
+        check(
+            self.split in SPLITS, "train.split", self.split, f"must be one of {', '.join(SPLITS)}"
+        )
+        check(self.num_evals >= 1, "train.num_evals", self.num_evals, "must be at least 1")
+        check(
+            self.precision in ("auto", "float32", "bfloat16"),
+            "train.precision",
+            self.precision,
+            "must be auto, float32 or bfloat16",
+        )
+
+
+def train(
+    run: "Run",
+    student: Any,
+    feed: "Feed",
+    evaluate: Callable[[], dict[str, float]],
+    report: Report,
+    save: Callable[[dict[str, Any]], None],
+    state: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> dict[str, float]:
+    """Train ``student`` in place; return the metrics of its last step.
+
+    Args:
+        feed: step -> micro-batches with their signal; a pure function of the step.
+        evaluate: held-out metrics of the student as it stands.
+        report: gets step and metrics, and says whether to stop early.
+        save: keeps a checkpoint.
+        state: a checkpoint to go on from.
+
+    Raises:
+        Diverged: a gradient norm was not finite.
+    """
+    optimizer = run.optim.init(student)
+    sums, seconds, first = _zero_sums(feed.device), 0.0, 0
+    if state is not None:
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        sums, seconds, first = state["sums"], state["seconds"], state["step"]
+    num_steps, num_evals = run.num_steps, run.train.num_evals
+    eval_steps = {max(1, round(num_steps * (i + 1) / num_evals)) for i in range(num_evals)}
+    log_every = max(1, num_steps // NUM_LOGS)
+    forward = torch.compile(hidden_states) if run.train.compile else hidden_states
+    head = head_of(student)
+    metrics: dict[str, float] = {}
+    mark = saved = time.monotonic()
+
+    for step in range(first, num_steps + 1):  # one extra pass so that the last step is evaluated
+        # ---- checkpoint, eval, log ---------------------------------------------------
+        if step > first and time.monotonic() - saved > checkpoint_seconds:
+            saved = time.monotonic()
+            save(_state(student, optimizer, step, sums, seconds + saved - mark))
+        if step > first and (step in eval_steps or step % log_every == 0):
+            _raise_if_diverged(step, sums)
+            seconds += time.monotonic() - mark  # training only: what follows is not counted
+            metrics = _training_metrics(sums, seconds, step, run)
+            sums = _zero_sums(feed.device, seconds)
+            if step in eval_steps:
+                metrics |= evaluate()
+            if report(step, metrics) or step == num_steps:
+                break
+            mark = time.monotonic()
+
+        # ---- one optimizer step ------------------------------------------------------
+        fraction = (step + 0.5) / num_steps
+        kd_weight = run.mix(fraction) if run.loss.needs_teacher else 0.0
+        micro_batches = feed(step)
+        num_valid = sum(b.num_valid for b in micro_batches)
+        for batch in micro_batches:
+            with feed.autocast():
+                hidden_BLD = forward(student, batch.tokens_BL, batch.document_BL)
+                ce, kd = backward(
+                    hidden_BLD,
+                    head,
+                    batch.targets_BL,
+                    batch.mask_BL,
+                    feed.signal(batch) if kd_weight > 0 else None,
+                    run.loss,
+                    kd_weight,
+                    num_valid,
+                )
+            sums["ce"] += ce
+            sums["kd"] += kd
+            sums["loss"] += (1 - kd_weight) * ce + kd_weight * kd
+        sums["num_valid"] += num_valid
+        grad_norm = nn.utils.clip_grad_norm_(student.parameters(), run.optim.clip_norm)
+        sums["bad"] += ~torch.isfinite(grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = run.optim.peak_lr * run.schedule(fraction)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return metrics
+
+
+def _zero_sums(device: torch.device, seconds: float = 0.0) -> dict[str, Any]:
+    """Sums since the last report; on the device, so that no step waits for it."""
+    zeros: dict[str, Any] = {k: torch.zeros((), device=device) for k in ("loss", "ce", "kd", "bad")}
+    return zeros | {"num_valid": 0, "seconds": seconds}
+
+
+def _raise_if_diverged(step: int, sums: dict[str, Any]) -> None:
+    if float(sums["bad"]) > 0 or not torch.isfinite(sums["loss"]):
+        raise Diverged(
+            f"by step {step}: gradient or loss is not finite; lower optim.peak_lr or warm up longer."
+        )
+
+
+def _training_metrics(
+    sums: dict[str, Any], seconds: float, step: int, run: "Run"
+) -> dict[str, float]:
+    num_valid = sums["num_valid"]
+    metrics = {
+        "tokens": float(step * run.batch_tokens),
+        "train/loss": float(sums["loss"]) / num_valid,
+        "train/ce_loss": float(sums["ce"]) / num_valid,
+        "train/lr": run.optim.peak_lr * run.schedule((step - 0.5) / run.num_steps),
+        "perf/tokens_per_second": num_valid / max(seconds - sums["seconds"], 1e-9),
+        "perf/train_seconds": seconds,
+    }
+    if run.loss.needs_teacher:
+        metrics["train/kd_loss"] = float(sums["kd"]) / num_valid
+    return metrics
+
+
+def _state(
+    student: Any, optimizer: torch.optim.Optimizer, step: int, sums: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    return {
+        "student": student.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "sums": sums,
+        "seconds": seconds,
+    }
