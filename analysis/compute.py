@@ -6,6 +6,11 @@ control trained on as many tokens as the total would buy it, read off the measur
 straight lines in log tokens, and only between measured points: nothing is extrapolated.
 """
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,17 +59,15 @@ def total_flops(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
 
     A run that used a teacher and records 0 for it did not get it for nothing: it is unknown.
     """
-    total = runs["flops_train_exact"].astype(float)
+    unknown = pd.Series(np.nan, runs.index)
+    total = runs.get("flops_train_exact", unknown).astype(float)
     for charge in accounting.charges:
-        cost = runs[charge].astype(float) if charge in runs else pd.Series(np.nan, runs.index)
-        unknown = _uses_teacher(runs) & ~(cost > 0)
-        total = total + cost.fillna(0.0).mask(unknown, np.nan)
+        cost = runs.get(charge, unknown).astype(float)
+        total = total + cost.fillna(0.0).mask(_uses_teacher(runs) & ~(cost > 0), np.nan)
     return total
 
 
-def compare(
-    runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: str
-) -> pd.DataFrame:
+def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: str) -> pd.DataFrame:
     """One row per distilled run: its loss, the fair control's, and their difference.
 
     difference = loss - control's loss, so that below zero the recipe is better. Where there is no
@@ -76,22 +79,41 @@ def compare(
     for index, run in runs[~runs["is_control"]].iterrows():
         row = {
             name: run[name]
-            for name in ("run_id", "recipe", "series", "size", "seed", "token_multiple",
-                         "num_params_non_embedding", "num_tokens")
+            for name in (
+                "run_id",
+                "recipe",
+                "series",
+                "size",
+                "seed",
+                "token_multiple",
+                "num_params_non_embedding",
+                "num_tokens",
+            )
         }
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_flops"] = float(totals[index])
         own = _controls_of(run, controls, which)
         if own.empty:
             row["why_not"] = "no finished control of this size, seed and data"
-        elif not np.isfinite(row["total_flops"]):
+        elif accounting.charges and not np.isfinite(row["total_flops"]):
             row["why_not"] = "the teacher's FLOPs were not recorded, so they cannot be charged"
         else:
             row |= _fair_control(run, own, row["total_flops"], accounting, metric)
             row["difference"] = row["loss"] - row["control_loss"]
         rows.append(row)
-    columns = ["run_id", "recipe", "series", "size", "seed", "token_multiple",
-               "num_params_non_embedding", "num_tokens", "loss", *COMPARED, "why_not"]
+    columns = [
+        "run_id",
+        "recipe",
+        "series",
+        "size",
+        "seed",
+        "token_multiple",
+        "num_params_non_embedding",
+        "num_tokens",
+        "loss",
+        *COMPARED,
+        "why_not",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -121,8 +143,17 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
                 "why_not": "; ".join(dict.fromkeys(group["why_not"].dropna())),
             }
         )
-    columns = ["series", "recipe", "size", "num_params_non_embedding", "difference",
-               "difference/low", "difference/high", "num_pairs", "why_not"]
+    columns = [
+        "series",
+        "recipe",
+        "size",
+        "num_params_non_embedding",
+        "difference",
+        "difference/low",
+        "difference/high",
+        "num_pairs",
+        "why_not",
+    ]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.sort_values(["series", "num_params_non_embedding"], ignore_index=True)
 
@@ -174,11 +205,11 @@ def _fair_control(
         row["control_loss"] = float(np.interp(np.log(needed), np.log(tokens), points.to_numpy()))
     elif needed > tokens.max():
         row["why_not"] = (
-            f"needs {needed / base:.2g}x control tokens; measured up to {tokens.max() / base:.3g}x"
+            f"needs {needed / base:.3g}x control tokens; measured up to {tokens.max() / base:.3g}x"
         )
     else:
         row["why_not"] = (
-            f"needs {needed / base:.2g}x control tokens; measured from {tokens.min() / base:.3g}x"
+            f"needs {needed / base:.3g}x control tokens; measured from {tokens.min() / base:.3g}x"
         )
     return row
 

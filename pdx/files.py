@@ -89,10 +89,10 @@ def publish(final_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, wait: bool = True, say: bool = True) -> Iterator[bool]:
     """Hold an exclusive lock on ``path``; the kernel frees it when the holder dies.
 
-    Yields whether the lock was got (always true with ``wait``).
+    Yields whether the lock was got (always true with ``wait``); having to wait is said once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -102,7 +102,8 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             if not wait:
                 yield False
                 return
-            print(f"waiting for another process that holds {path}", file=sys.stderr)
+            if say:
+                print(f"waiting for another process that holds {path}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield True
 

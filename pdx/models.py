@@ -60,6 +60,13 @@ def head_of(model: Any, vocab_size: int | None = None) -> Head:
     )
 
 
+def quiet_transformers() -> None:
+    """No progress bars of its own: ours say what is going on."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def hidden_states(model: Any, tokens_BL: Tensor, document_BL: Tensor | None = None) -> Tensor:
     """Final hidden states [B, L, D], after the last norm.
 

@@ -44,6 +44,10 @@ class Outputs:
     def runs(self) -> Path:
         return self.root / "runs"
 
+    def result(self, run_id: str) -> Path:
+        """The file that a run writes last: it is finished if and only if this exists."""
+        return self.runs / run_id / "result.json"
+
     @property
     def sweeps(self) -> Path:
         return self.root / "sweeps"

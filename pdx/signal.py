@@ -152,6 +152,10 @@ class SparseSignal:
         hidden_CK = torch.where(self.keep_NK, self.ids_NK, self.ids_NK[:, :1])
         student_rest_CV = student_CV.scatter(-1, hidden_CK, -torch.inf)
         student_tail_C = student_rest_CV.logsumexp(-1) - student_lse_C1[:, 0]
+        # Rows that keep the whole vocabulary, beside others that do not, have nothing in theirs.
+        whole_C = self.keep_NK.sum(-1) == student_CV.shape[-1]
+        teacher_tail_C = teacher_tail_C.masked_fill(whole_C, NOTHING)
+        student_tail_C = student_tail_C.masked_fill(whole_C, NOTHING)
         return (
             torch.cat([self._drop(teacher_CK), teacher_tail_C[:, None]], -1),
             torch.cat([self._drop(student_CK), student_tail_C[:, None]], -1),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pdx.analysis.aggregate import human, label_runs, mean_interval, roles
 from pdx.analysis.bootstrap import bootstrap
 from pdx.analysis.compute import ACCOUNTINGS
-from pdx.analysis.figures import draw_all
-from pdx.analysis.fit import Fit, FitRefused, fit
+from pdx.analysis.fit import Fit, FitError, fit
 from pdx.analysis.laws import LAWS, Law, PowerLaw, PowerLawOffset
+from pdx.analysis.panels import draw_all
 from pdx.analysis.report import remake_command, write_report
 from pdx.analysis.results import Results, analyse
 from pdx.analysis.table import load_plan, load_runs, write_table
@@ -51,14 +52,24 @@ def make_sweep(
         noise: standard deviation per run; seed_noise: shared by all runs of one seed.
     """
     recipes = {"forward_kl": GAIN} if recipes is None else recipes
-    controls = {1: tuple(sizes), 2: tuple(sizes), 4: tuple(sizes)[:2]} if controls is None else controls
+    controls = (
+        {1: tuple(sizes), 2: tuple(sizes), 4: tuple(sizes)[:2]} if controls is None else controls
+    )
     rng = np.random.default_rng(0)
     by_seed = {seed: seed_noise * rng.normal() for seed in seeds}
     points: list[dict[str, Any]] = []
-    specs = [("axis", size, loss, 1, rate) for size in sizes for loss in recipes
-             for rate in rates or (None,)]
-    specs += [("control", size, "none", m, rate) for m, names in controls.items()
-              for size in names for rate in rates or (None,)]
+    specs = [
+        ("axis", size, loss, 1, rate)
+        for size in sizes
+        for loss in recipes
+        for rate in rates or (None,)
+    ]
+    specs += [
+        ("control", size, "none", m, rate)
+        for m, names in controls.items()
+        for size in names
+        for rate in rates or (None,)
+    ]
     for role, size, loss, multiple, rate in specs:
         for seed in seeds:
             num, tokens = sizes[size], int(NUM_TOKENS * multiple)
@@ -69,32 +80,54 @@ def make_sweep(
                 params["optim.peak_lr"] = rate
             taught = loss != "none"
             facts = {
-                "num_params_total": 2 * num, "num_params_non_embedding": num, "num_tokens": tokens,
-                "num_unique_tokens": tokens, "num_epochs": 1.0, "seq_len": 128, "vocab_size": 1024,
-                "flops_train_exact": 6.0 * num * tokens, "flops_train_6nd": 6.0 * num * tokens,
+                "num_params_total": 2 * num,
+                "num_params_non_embedding": num,
+                "num_tokens": tokens,
+                "num_unique_tokens": tokens,
+                "num_epochs": 1.0,
+                "seq_len": 128,
+                "vocab_size": 1024,
+                "flops_train_exact": 6.0 * num * tokens,
+                "flops_train_6nd": 6.0 * num * tokens,
                 "flops_teacher_inference_exact": 2.0 * NUM_PARAMS_TEACHER * tokens * taught,
                 "flops_teacher_training_exact": 6.0 * NUM_PARAMS_TEACHER * teacher_tokens * taught,
-                "data_digest": "d0", "teacher_id": "t0" if taught else None,
+                "data_digest": "d0",
+                "teacher_id": "t0" if taught else None,
             }
             loss_value = true_loss(num, tokens) + by_seed[seed] + noise * rng.normal()
             loss_value -= recipes.get(loss, 0.0)
             loss_value += 0.0 if rate is None else 0.05 * np.log2(rate / 0.004) ** 2
             run_id = f"{len(points):012x}"
             target = f"pdx.losses.{loss}.Loss"
-            points.append({
-                "run_id": run_id, "role": role, "params": params, "overrides": [], "facts": facts,
-                "config": {"loss": {"_target_": target}, "optim": {"peak_lr": rate or 0.004}},
-            })
+            points.append(
+                {
+                    "run_id": run_id,
+                    "role": role,
+                    "params": params,
+                    "overrides": [],
+                    "facts": facts,
+                    "config": {"loss": {"_target_": target}, "optim": {"peak_lr": rate or 0.004}},
+                }
+            )
             metrics = {
-                "val/loss": loss_value, "test/loss": loss_value + 0.01, "train/loss": loss_value,
-                "val/bits_per_byte": loss_value * 0.6, "val/teacher_kl": loss_value - 2.0,
-                "val/top1_agreement": 1 / loss_value, "val/ece": 0.02, "val/teacher_loss": 2.4,
+                "val/loss": loss_value,
+                "test/loss": loss_value + 0.01,
+                "train/loss": loss_value,
+                "val/bits_per_byte": loss_value * 0.6,
+                "val/teacher_kl": loss_value - 2.0,
+                "val/top1_agreement": 1 / loss_value,
+                "val/ece": 0.02,
+                "val/teacher_loss": 2.4,
             }
             folder = root / "runs" / run_id
             folder.mkdir(parents=True)
             result = {
-                "run_id": run_id, "status": "complete", "reason": None, "seconds": 10.0,
-                "metrics": metrics, "facts": facts,
+                "run_id": run_id,
+                "status": "complete",
+                "reason": None,
+                "seconds": 10.0,
+                "metrics": metrics,
+                "facts": facts,
                 "provenance": {"git_commit": "abc1234", "git_dirty": False, "host": "box"},
             }
             (folder / "result.json").write_text(json.dumps(result))
@@ -105,11 +138,415 @@ def make_sweep(
             (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     axes = ["student", "loss", *(["optim.peak_lr"] if rates else []), "train.seed"]
     plan = {
-        "name": "demo", "scale": "cpu", "digest": "9ac1", "question": "Does <it> help & when?",
-        "command": "pdx train -m sweep=demo scale=cpu", "axes": axes, "seed_axis": "train.seed",
+        "name": "demo",
+        "scale": "cpu",
+        "digest": "9ac1",
+        "question": "Does <it> help & when?",
+        "command": "pdx train -m sweep=demo scale=cpu",
+        "axes": axes,
+        "seed_axis": "train.seed",
         "points": points,
     }
     sweep_dir = root / "sweeps" / "demo-cpu-9ac1"
     sweep_dir.mkdir(parents=True)
     (sweep_dir / "plan.json").write_text(json.dumps(plan))
     return sweep_dir, root / "runs"
+
+
+def edit_result(runs_dir: Path, run_id: str, **changes: Any) -> None:
+    path = runs_dir / run_id / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def run_ids(sweep_dir: Path, **params: Any) -> list[str]:
+    wanted = {key.replace("__", "."): value for key, value in params.items()}
+    return [
+        point["run_id"]
+        for point in load_plan(sweep_dir).points
+        if all(point["params"].get(key) == value for key, value in wanted.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_sweep(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def results(demo: tuple[Path, Path]) -> Results:
+    return analyse(*demo, num_resamples=50)
+
+
+# Laws and fits
+
+
+def points_of(law: Law, noise: float, seed: int = 0, num_seeds: int = 3) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    x = np.repeat(np.geomspace(1e4, 3e6, 7), num_seeds)
+    offset = 2.0 if isinstance(law, PowerLawOffset) else 0.0
+    return x, (offset + 30.0 * x**-0.3) * np.exp(noise * rng.normal(size=len(x)))
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_jacobian_is_the_derivative(law: Law) -> None:
+    x = np.geomspace(0.1, 10.0, 9)
+    theta = np.array([0.3, 0.4, 0.7])[: len(law.theta_names)]
+    for i in range(len(theta)):
+        step = np.zeros_like(theta)
+        step[i] = 1e-6
+        slope = (law.log_loss(theta + step, x) - law.log_loss(theta - step, x)) / 2e-6
+        np.testing.assert_allclose(law.jacobian(theta, x)[:, i], slope, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "huber"])
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_law_without_noise_is_recovered(law: Law, objective: Any) -> None:
+    x, y = points_of(law, noise=0.0)
+    found = fit(law, x, y, objective=objective)
+    assert found.constants["A"] == pytest.approx(30.0, rel=1e-4)
+    assert found.constants["alpha"] == pytest.approx(0.3, rel=1e-5)
+    assert found.constants.get("E", 2.0) == pytest.approx(2.0, rel=1e-5)
+    assert found.converged and not found.bounds_hit and found.share_arrived > 0.5
+    np.testing.assert_allclose(found.predict(x), y, rtol=1e-6)
+
+
+def test_a_law_with_noise_is_recovered() -> None:
+    x, y = points_of(PowerLawOffset(), noise=0.003)
+    found = fit(PowerLawOffset(), x, y)
+    assert found.constants["E"] == pytest.approx(2.0, abs=0.1)
+    assert found.constants["alpha"] == pytest.approx(0.3, abs=0.05)
+    assert found.rms_log_residual == pytest.approx(0.003, rel=0.5)
+
+
+def test_the_fit_is_at_the_optimum() -> None:
+    x, y = points_of(PowerLaw(), noise=0.02)
+    slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
+    found = fit(PowerLaw(), x, y)
+    assert found.constants["alpha"] == pytest.approx(-slope, rel=1e-8)
+    assert found.constants["A"] == pytest.approx(np.exp(intercept), rel=1e-7)
+
+
+def test_huber_is_not_moved_by_an_outlier() -> None:
+    x, y = points_of(PowerLaw(), noise=0.0)
+    y[0] *= 1.5
+    robust = fit(PowerLaw(), x, y, objective="huber").constants["alpha"]
+    assert robust == pytest.approx(0.3, abs=1e-4)
+    assert abs(fit(PowerLaw(), x, y).constants["alpha"] - 0.3) > 0.005
+
+
+def test_loss_that_grows_with_size_hits_a_bound_and_says_so() -> None:
+    x, y = points_of(PowerLaw(), noise=0.0)
+    assert fit(PowerLaw(), x, 1 / y).bounds_hit == ("alpha at its lower bound",)
+
+
+@pytest.mark.parametrize(("law", "needed"), [(PowerLaw(), 3), (PowerLawOffset(), 5)])
+def test_too_few_sizes_are_refused_with_what_is_missing(law: Law, needed: int) -> None:
+    x = np.repeat(np.geomspace(1e4, 1e6, needed - 1), 4)  # many points, few sizes
+    with pytest.raises(FitError, match=rf"{needed - 1} distinct sizes; needs {needed} .*add 1"):
+        fit(law, x, x**-0.1)
+    more = np.geomspace(1e4, 1e6, needed)
+    assert fit(law, more, more**-0.1).num_levels == needed
+
+
+def test_points_without_a_logarithm_and_broadcasts_are_refused() -> None:
+    x, y = points_of(PowerLaw(), noise=0.0)
+    with pytest.raises(FitError, match="1 of 21 points"):
+        fit(PowerLaw(), x, np.where(np.arange(len(y)) == 3, np.nan, y))
+    with pytest.raises(ValueError, match="must be"):
+        fit(PowerLaw(), x, y[:, None])
+
+
+def test_a_fit_round_trips_through_json() -> None:
+    x, y = points_of(PowerLawOffset(), noise=0.01)
+    found = bootstrap(fit(PowerLawOffset(), x, y), x, y, num_resamples=10)
+    assert Fit.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert fit(PowerLawOffset(), x, y * 1.0001).data_digest != found.data_digest
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    covered, at = [], np.array([3e4, 2e5, 1e6])
+    truth = 30.0 * at**-0.3
+    for seed in range(80):
+        x, y = points_of(PowerLaw(), noise=0.02, seed=seed)
+        found = bootstrap(fit(PowerLaw(), x, y, num_starts=2), x, y, num_resamples=100, seed=seed)
+        low, high = found.band(at)
+        covered.append((low <= truth) & (truth <= high))
+    assert 0.80 <= np.mean(covered) <= 0.995  # 0.95 asked; few sizes make a percentile band short
+
+
+def test_the_bootstrap_resamples_sizes_and_not_only_seeds() -> None:
+    x, y = points_of(PowerLaw(), noise=0.0, num_seeds=2)
+    bent = y * np.exp(0.02 * np.sin(np.arange(len(x)) // 2))  # misfit by size, seeds identical
+    found = bootstrap(fit(PowerLaw(), x, bent), x, bent, num_resamples=50)
+    low, high = found.bootstrap.intervals["alpha"]
+    assert high - low > 1e-3
+    assert len(set(found.bootstrap.draws)) > 10
+
+
+# Aggregation
+
+
+def test_student_t_interval_and_none_from_one_seed() -> None:
+    found = mean_interval(np.array([1.0, 2.0, 4.0]))
+    assert (found.mean, found.num) == (pytest.approx(7 / 3), 3)
+    assert found.high - found.mean == pytest.approx(4.302653 * np.std([1, 2, 4], ddof=1) / 3**0.5)
+    lone = mean_interval(np.array([1.5, np.nan]))
+    assert (lone.mean, lone.num) == (1.5, 1) and np.isnan(lone.low)
+
+
+def test_groups_are_everything_but_the_seed(results: Results) -> None:
+    table = results.aggregated
+    assert len(table) == 5 + 5 + 5 + 2  # forward_kl; control at 1x, 2x, 4x
+    assert set(table["val/loss/num"]) == {2}
+    assert set(table["series"]) == {
+        "forward_kl",
+        "no distillation",
+        "no distillation, 2x tokens",
+        "no distillation, 4x tokens",
+    }
+
+
+def test_recipe_takes_in_other_axes_and_leaves_out_size_seed_rate_and_tokens(
+    tmp_path: Path,
+) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000}, rates=(0.004,))
+    path = sweep_dir / "plan.json"
+    raw = json.loads(path.read_text())
+    for point in raw["points"]:
+        if point["role"] == "axis":
+            point["params"] |= {"signal.top_k": 4, "signal": "topk"}
+    path.write_text(json.dumps(raw))
+    labelled = label_runs(load_runs(sweep_dir, runs_dir), load_plan(sweep_dir))
+    assert set(labelled["recipe"]) == {"forward_kl, top_k=4, signal=topk", "no distillation"}
+    assert roles(load_plan(sweep_dir)).recipe == ("loss", "signal.top_k", "signal")
+
+
+# Paired differences and accountings
+
+
+def test_paired_differences_are_exact_though_seeds_differ(results: Results) -> None:
+    assert results.complete["val/loss"].groupby(results.complete["setting"]).std().min() > 1e-3
+    table = results.paired["student_tokens"]
+    assert list(table["num_pairs"]) == [2] * 5
+    np.testing.assert_allclose(table["difference"].astype(float), -GAIN, rtol=1e-9)
+    np.testing.assert_allclose(table["difference/high"].astype(float), -GAIN, rtol=1e-6)
+
+
+def test_pairs_have_the_same_seed(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, seed_noise=0.5)
+    edit_result(
+        runs_dir,
+        run_ids(sweep_dir, student="s10k", loss="none", train__seed=1)[0],
+        status="diverged",
+        reason="loss is nan",
+    )
+    table = analyse(sweep_dir, runs_dir, num_resamples=5).paired["student_tokens"]
+    row = table[table["size"] == "s10k"].iloc[0]
+    assert (row["num_pairs"], row["num_runs"]) == (1, 2)
+    assert row["difference"] == pytest.approx(-GAIN)
+
+
+def test_control_at_equal_compute_is_interpolated_exactly(results: Results) -> None:
+    """The synthetic control is linear in log tokens, so the value is known."""
+    table = results.compared["teacher_inference"]
+    row = table[(table["size"] == "s100k") & (table["seed"] == "0")].iloc[0]
+    multiple = 1 + 2 * NUM_PARAMS_TEACHER / (6 * SIZES["s100k"])
+    assert row["needed_multiple"] == pytest.approx(multiple)
+    gained = 0.1 * np.log(multiple)
+    assert row["difference"] == pytest.approx(-GAIN + gained, abs=1e-9)
+    taught = results.compared["teacher_training"]
+    row = taught[(taught["size"] == "s100k") & (taught["seed"] == "0")].iloc[0]
+    multiple += NUM_PARAMS_TEACHER * 0.5e6 / (SIZES["s100k"] * NUM_TOKENS)
+    assert row["needed_multiple"] == pytest.approx(multiple)
+    assert row["difference"] == pytest.approx(-GAIN + 0.1 * np.log(multiple), abs=1e-9)
+
+
+def test_nothing_is_extrapolated(results: Results) -> None:
+    table = results.compared["teacher_inference"]
+    beyond = table[table["size"] == "s10k"]  # needs 4.03x, measured up to 4x
+    assert beyond["difference"].isna().all()
+    assert set(beyond["why_not"]) == {"needs 4.03x control tokens; measured up to 4x"}
+    needed, measured = table["needed_multiple"], table["measured_multiple"]
+    assert (table["difference"].notna() == (needed <= measured * 1.001)).all()
+    paired = results.paired["teacher_inference"].set_index("size")
+    assert paired.loc["s10k", "num_pairs"] == 0 and "4.03x" in paired.loc["s10k", "why_not"]
+
+
+def test_a_teacher_whose_cost_is_not_recorded_is_not_free(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path)
+    for run_id in run_ids(sweep_dir, loss="forward_kl"):
+        facts = json.loads((runs_dir / run_id / "result.json").read_text())["facts"]
+        edit_result(runs_dir, run_id, facts=facts | {"flops_teacher_training_exact": 0})
+    found = analyse(sweep_dir, runs_dir, num_resamples=5)
+    assert found.paired["teacher_training"]["num_pairs"].sum() == 0
+    assert "not recorded" in found.paired["teacher_training"]["why_not"].iloc[0]
+    assert found.paired["teacher_inference"]["num_pairs"].sum() > 0
+
+
+def test_controls_of_other_data_are_not_compared_with(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000})
+    for run_id in run_ids(sweep_dir, loss="none"):
+        facts = json.loads((runs_dir / run_id / "result.json").read_text())["facts"]
+        edit_result(runs_dir, run_id, facts=facts | {"data_digest": "other"})
+    found = analyse(sweep_dir, runs_dir).paired["student_tokens"]
+    assert found["num_pairs"].sum() == 0 and "data" in found["why_not"].iloc[0]
+
+
+# The table of runs
+
+
+def test_table_is_typed_and_written_twice(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    runs = load_runs(*demo)
+    kinds = {name: str(runs[name].dtype) for name in runs}
+    assert kinds["num_tokens"] == kinds["train.seed"] == "Int64"
+    assert kinds["val/loss"] == "Float64" and kinds["student"] == "string"
+    assert kinds["provenance.git_dirty"] == "boolean"
+    write_table(runs, tmp_path)
+    again = pd.read_parquet(tmp_path / "runs.parquet")
+    assert len(again) == len(runs) and (again["run_id"] == runs["run_id"]).all()
+    assert (tmp_path / "runs.csv").read_text().count("\n") == len(runs) + 1
+
+
+def test_diverged_and_missing_runs_are_counted_and_kept_out(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path)
+    gone, lost = run_ids(sweep_dir, student="s30k", loss="forward_kl")
+    (runs_dir / gone / "result.json").unlink()
+    edit_result(runs_dir, lost, status="diverged", reason="loss is nan", metrics={"val/loss": 99.0})
+    found = analyse(sweep_dir, runs_dir, num_resamples=5)
+    total = len(found.runs)
+    assert found.counts == {"complete": total - 2, "diverged": 1, "missing": 1}
+    assert found.complete["val/loss"].max() < 10
+    curve = next(c for c in found.curves if c.series == "forward_kl")
+    assert set(curve.points["size"]) == set(SIZES) - {"s30k"}
+    assert not curve.drawn or curve.drawn.law == "power_law"  # four sizes bear no offset
+    assert any("needs 5" in reason for reason in curve.refused)
+
+
+def test_no_plan_no_run_and_no_metric_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"no plan\.json.*pdx train -m"):
+        load_runs(tmp_path, tmp_path)
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000})
+    with pytest.raises(SweepError, match=r"no finished run has it; known: .*val/loss"):
+        analyse(sweep_dir, runs_dir, metric="val/lose")
+    (runs_dir / "000000000000" / "result.json").write_text("{half")
+    with pytest.raises(SweepError, match=r"result\.json: is not JSON"):
+        load_runs(sweep_dir, runs_dir)
+    for path in runs_dir.rglob("result.json"):
+        path.unlink()
+    with pytest.raises(SweepError, match=r"has finished.*run `pdx train -m sweep=demo scale=cpu`"):
+        load_runs(sweep_dir, runs_dir)
+
+
+# Figures and report
+
+
+def test_figures_have_their_panels_and_curves(results: Results) -> None:
+    drawn = {figure.name: figure.figure for figure in draw_all(results)}
+    assert list(drawn) == [
+        "loss_by_size",
+        "gain_by_size",
+        "loss_by_compute",
+        "quality_by_size",
+        "learning_curves",
+    ]
+    loss = drawn["loss_by_size"].axes
+    assert [axes.get_title() for axes in loss] == [a.label for a in ACCOUNTINGS]
+    for axes, controls in zip(
+        loss, ("no distillation", "control at equal", "control at equal"), strict=True
+    ):
+        labels = axes.get_legend_handles_labels()[1]
+        assert "forward_kl" in labels and any(name.startswith(controls) for name in labels)
+        curves = [line for line in axes.lines if len(line.get_xdata()) == 100]
+        assert len(curves) == 2  # a fit each
+        assert len(axes.collections) >= 2  # a band each
+    hatched = [[p for p in axes.patches if p.get_hatch()] for axes in loss]
+    assert len(hatched[0]) == 0 and len(hatched[1]) >= 1
+    assert "needs 4.03x, has 4x" in {text.get_text() for text in loss[1].texts}
+    assert "not a scaling law in N and D" in drawn["loss_by_size"].get_suptitle()
+    gain = drawn["gain_by_size"].axes
+    assert len(gain) == 3 and all(any(ln.get_label() == "_zero" for ln in ax.lines) for ax in gain)
+    assert len(drawn["loss_by_compute"].axes) == 3 and len(drawn["quality_by_size"].axes) == 4
+    assert sum(axes.get_visible() for axes in drawn["learning_curves"].axes) == 5
+
+
+def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path)
+    (runs_dir / run_ids(sweep_dir, student="s1m", loss="forward_kl")[0] / "result.json").unlink()
+    files = write_report(sweep_dir, runs_dir, num_resamples=20)
+    text = files.html.read_text()
+    for link in re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)\"", text):
+        assert link.startswith("data:")
+    assert "url(" not in text and "<script" not in text and "@import" not in text
+    assert text.count("data:image/png;base64,") == 5 == len(files.figures) // 2
+    assert "pdx train -m sweep=demo scale=cpu" in text
+    assert "pdx report sweep=demo scale=cpu" in text
+    assert "Does &lt;it&gt; help &amp; when?" in text and "<it>" not in text
+    assert "-0.200 [-0.200, -0.200] (n = 2)" in text and "Incomplete" in text
+    assert "The learning rate was not tuned" in text and "charged whole to every single run" in text
+    assert all(path.stat().st_size > 5000 for path in files.figures)
+    assert {path.suffix for path in files.figures} == {".png", ".pdf"}
+    assert files.table.name == "runs.parquet"
+    fits = [Fit.from_json(entry["fit"]) for entry in json.loads(files.fits.read_text())]
+    control = next(f for f in fits if f.law == "power_law_offset")
+    assert control.bootstrap is not None and control.data_filter and control.versions["scipy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sizes": {"s10k": 11_000}, "seeds": (0,), "controls": {}}, "no control (loss=none)"),
+        (
+            {
+                "recipes": {"forward_kl": 0.2, "mse": 0.1},
+                "seeds": (0,),
+                "controls": {},
+                "sizes": {"s10k": 11_000, "s30k": 31_000},
+            },
+            "needs 3 or more",
+        ),
+        ({"recipes": {}, "sizes": {"s10k": 11_000}}, "no distilled run has finished"),
+    ],
+)
+def test_small_sweeps_get_a_report_that_says_what_is_lacking(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, **options)
+    assert said in write_report(sweep_dir, runs_dir, out_dir=tmp_path / "r").html.read_text()
+
+
+def test_a_swept_learning_rate_is_chosen_drawn_and_judged(tmp_path: Path) -> None:
+    sizes = {"s10k": 11_000, "s30k": 31_000}
+    sweep_dir, runs_dir = make_sweep(
+        tmp_path, sizes=sizes, rates=(0.001, 0.002, 0.004), controls={1: tuple(sizes)}
+    )
+    found = analyse(sweep_dir, runs_dir)
+    assert set(found.chosen["optim.peak_lr"]) == {0.004}
+    np.testing.assert_allclose(found.paired["student_tokens"]["difference"].astype(float), -GAIN)
+    drawn = {figure.name: figure for figure in draw_all(found)}
+    assert (
+        "In 4 of 4 cases the best value lies at the edge" in drawn["loss_by_optim_peak_lr"].caption
+    )
+    edge = run_ids(sweep_dir, optim__peak_lr=0.004, student="s10k", loss="forward_kl")[0]
+    edit_result(runs_dir, edge, status="diverged")
+    kept = analyse(sweep_dir, runs_dir).chosen
+    kept = kept[(kept["size"] == "s10k") & (kept["recipe"] == "forward_kl")]
+    assert set(kept["optim.peak_lr"]) == {0.002}  # survivors of a diverging rate do not win
+
+
+def test_remake_command() -> None:
+    assert remake_command("pdx train -m sweep=demo") == "pdx report sweep=demo"
+    assert remake_command("pdx train -m loss=a,b") == "pdx report loss=a,b"
+
+
+def test_human() -> None:
+    assert [human(v) for v in (950, 11_000, 999_900, 1.5e9)] == ["950", "11k", "1M", "1.5B"]
+
+
+def test_analysis_imports_no_training_stack() -> None:
+    code = (
+        "import sys, pdx.analysis.report; "
+        "print([m for m in ('torch', 'hydra', 'mlflow', 'optuna', 'transformers') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -293,19 +293,3 @@ def test_bytes_of_a_tokenizer_that_is_not_byte_level():
     assert counts.tolist()[:4] == [3, 3, 3, 3]  # " e" with its accent is 3 bytes
     assert counts.sum() == len(text.encode())
     assert len(none) == len(no_counts) == 0
-
-
-def test_the_tokenizer_learns_from_train_alone(tmp_path: Path):
-    rng = np.random.default_rng(2)
-    names = ["".join(rng.choice(list("bcdfghjklm"), 6)) for _ in range(30)]
-    write_corpus(tmp_path / "in", [f"{name}\n" * 300 for name in names])
-    changes = {**SMALL, "vocab_size": 320, "paths": [f"{tmp_path}/in/*.txt"]}
-    token_set = prepare(component("files", **changes), Outputs(tmp_path / "out"))
-    tokenizer = token_set.tokenizer()
-    whole = {n for n in names if len(tokenizer.encode(n, add_special_tokens=False)) == 1}
-    held_out = set()
-    for split in ("val", "test"):
-        ids = np.fromfile(token_set.dir / f"{split}.bin", dtype=np.uint16)
-        held_out |= {n for n in names if n in tokenizer.decode(ids)}
-    assert len(held_out) >= 2 and whole
-    assert not whole & held_out

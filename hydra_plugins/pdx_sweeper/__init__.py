@@ -1,0 +1,1 @@
+"""What Hydra discovers of pdx: a sweeper and a launcher. Imports nothing heavy."""

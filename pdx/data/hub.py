@@ -90,9 +90,8 @@ class Hub(TextCorpus):
         import datasets
 
         with self._asking():
-            return datasets.load_dataset_builder(
-                self.name, self.subset, revision=self.revision
-            ).hash
+            found = datasets.load_dataset_builder(self.name, self.subset, revision=self.revision)
+            return str(found.hash)
 
     def source(self) -> str:
         return f"data.name={self.name} (subset={self.subset}, split={self.split})"

@@ -12,11 +12,12 @@ LINES = 5  # a shingle is so many consecutive lines, stripped, blank ones left o
 WORDS = 8  # ... or words, where a text has few lines or long ones
 FEW_LINES = 20
 LONG_LINE = 120  # mean characters a line beyond which lines are paragraphs
-RARE = 10  # shingles in more documents are boilerplate and link only texts that are alike
+RARE = 10  # shingles in more documents may be boilerplate, which links only texts that are alike
 # Of the smaller's shingles, among the rare ones. On the standard library 0.1 leaves up to 0.7% of
 # val's shingles in train, 0.05 up to 0.25%, and 0.02 gains no more but joins more packages.
 LINK_SHARE = 0.05
-ALIKE_SHARE = 0.5  # of the larger's shingles, among all
+ALIKE_SHARE = 0.25  # of the larger's shingles, among all
+ALIKE_REACH = 4  # neighbours in a frequent shingle's posting that are compared
 MAX_SHINGLES = 40_000_000  # in memory; beyond, shingles are sampled by hash
 KEPT_ALWAYS = 8  # a document's smallest hashes, which sampling leaves
 DIVERSE = 0.25  # of a held-out split that one group may fill, if others can be had
@@ -120,9 +121,9 @@ def near_duplicates(sketches: Sketches) -> np.ndarray:
     rare = shared & (frequency[posting] <= RARE)
     pairs, counts = _pairs(hashes[rare], owner[rare], RARE - 1)
     linked = pairs[counts >= LINK_SHARE * sizes[pairs].min(axis=1)]
-    # Copies by the hundred share only frequent shingles. Neighbours in a posting are enough: the
-    # links form a chain, and a chain is one cluster.
-    pairs, counts = _pairs(hashes[shared], owner[shared], 1)
+    # Copies by the hundred share only frequent shingles. Near neighbours in a posting are enough:
+    # the links form a chain, and a chain is one cluster.
+    pairs, counts = _pairs(hashes[shared], owner[shared], ALIKE_REACH)
     alike = pairs[counts >= ALIKE_SHARE * sizes[pairs].max(axis=1)]
     return np.concatenate([linked, alike])
 
@@ -195,21 +196,18 @@ def assign(
 
 def leaks(sketches: Sketches, split_of: np.ndarray) -> dict[str, dict[str, float | None]]:
     """Share of one side's distinct shingles that the other side has too, boilerplate included."""
-    by_split = {
-        name: np.unique(
-            np.concatenate(
-                [np.zeros(0, dtype=np.uint64)]
-                + [sketches.documents[d] for d in np.flatnonzero(split_of == index)]
-            )
-        )
-        for index, name in enumerate(SPLITS)
-    }
-    by_split["train"] = np.union1d(by_split["student"], by_split["teacher"])
+    hashes, owner = sketches.flat()
+    first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]) != 0)
+    is_word = hashes[first] & np.uint64(1) == 1
+    bit = {name: 1 << index for index, name in enumerate(SPLITS)}
+    bit["train"] = bit["student"] | bit["teacher"]
+    found_in = np.zeros(0, dtype=np.int64)  # for each shingle, the bits of its splits
+    if len(first):
+        found_in = np.bitwise_or.reduceat(1 << split_of[owner], first)
     out: dict[str, dict[str, float | None]] = {}
     for here, there in (("val", "train"), ("test", "train"), ("student", "teacher")):
-        out[f"{here}_in_{there}"] = {}
-        for kind, bit in (("five_line", 0), ("word", 1)):
-            mine = by_split[here][by_split[here] & np.uint64(1) == bit]
-            share = float(np.isin(mine, by_split[there]).mean()) if len(mine) else None
-            out[f"{here}_in_{there}"][kind] = share
+        shares = out[f"{here}_in_{there}"] = {}
+        for kind, chosen in (("five_line", ~is_word), ("word", is_word)):
+            mine = found_in[chosen & (found_in & bit[here] != 0)]
+            shares[kind] = float((mine & bit[there] != 0).mean()) if len(mine) else None
     return out

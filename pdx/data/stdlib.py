@@ -1,6 +1,7 @@
 """The running Python's own standard library as a corpus."""
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class Stdlib(TextCorpus):
     def _texts(self) -> Iterator[tuple[Path, str]]:
         """Every source file's path below the library, and its text."""
         root = Path(sysconfig.get_paths()["stdlib"])
-        for path in sorted(root.rglob("*.py")):
+        unread = NOT_STDLIB if self.include_tests else NOT_STDLIB | TESTS
+        paths = []
+        for folder, folders, names in os.walk(root):
+            folders[:] = [f for f in folders if f not in unread]  # not even walked
+            paths += [Path(folder, n) for n in names if n.endswith(".py")]
+        for path in sorted(paths):
             inside = path.relative_to(root)
-            folders = set(inside.parts[:-1])
-            if folders & NOT_STDLIB or (folders & TESTS and not self.include_tests):
-                continue
             if inside.name.startswith("_sysconfigdata"):  # written by the build, not by people
                 continue
             try:

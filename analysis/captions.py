@@ -1,0 +1,99 @@
+"""What figures say in words: labels, what is held fixed, captions."""
+
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
+from collections.abc import Sequence
+
+from .aggregate import NO_DISTILLATION, human
+from .compute import ACCOUNTINGS
+from .results import SIZE_NAME, Results
+
+SIZE_LABEL = "student parameters, non-embedding"
+METRIC_LABELS = {
+    "val/loss": "held-out loss (nats/token)",
+    "test/loss": "test loss (nats/token)",
+    "val/teacher_kl": "KL(teacher || student)\n(nats/token)",
+    "val/top1_agreement": "top-1 agreement with\nthe teacher (share)",
+    "val/ece": "expected calibration\nerror (share)",
+    "val/bits_per_byte": "held-out bits per byte",
+}
+
+
+def metric_label(metric: str) -> str:
+    """A metric in words, with its unit."""
+    return METRIC_LABELS.get(metric, f"{metric} (nats/token)" if "loss" in metric else metric)
+
+
+def slice_name(results: Results) -> str:
+    """What is held fixed along the size axis, in words."""
+    usual = results.chosen[(results.chosen["token_multiple"] - 1).abs() < 0.005]
+    usual = usual if len(usual) else results.chosen
+    tokens = usual["num_tokens"].astype(float)
+    ratio = tokens / usual[SIZE_NAME].astype(float)
+    if tokens.max() <= tokens.min() * 1.01:
+        return f"fixed tokens (D = {human(tokens.median())})"
+    if ratio.max() <= ratio.min() * 1.05:
+        return f"fixed tokens per parameter (D/N = {ratio.median():.3g})"
+    return f"D from {human(tokens.min())} to {human(tokens.max())} tokens"
+
+
+def caption_accounting() -> str:
+    """What each accounting charges, and how the fair control is read off."""
+    return " ".join(f"'{a.label}': {a.meaning}." for a in ACCOUNTINGS) + (
+        " The control at equal compute is read off straight lines in log tokens between its "
+        "measured token counts (which lie slightly above a convex curve, in favour of "
+        "distillation) and never extrapolated."
+    )
+
+
+def caption_loss(results: Results, charged: bool) -> str:
+    """The main figure's caption."""
+    laws = sorted({c.drawn.law for c in results.curves if c.drawn is not None})
+    fits = (
+        "Lines are fits of "
+        + " or ".join(
+            {"power_law": "L = A N^-alpha", "power_law_offset": "L = E + A N^-alpha"}[law]
+            for law in laws
+        )
+        + ", shaded bands their 95% bootstrap over sizes and seeds; drawn over the measured "
+        "range only; thin lines join points too few to fit."
+        if laws
+        else "No curve is fitted: too few distinct sizes."
+    )
+    seeds = sorted(
+        {int(n) for c in results.curves for n in c.points.groupby("x")["seed"].nunique()}
+    )
+    text = (
+        f"Points are means over seeds (n = {span(seeds)}; small dots: single seeds; hollow: one "
+        f"seed, no interval), bars Student-t 95% intervals, cut where they leave the frame. {fits} "
+        f"N counts {SIZE_LABEL}; this is a slice at {slice_name(results)} and says nothing of how "
+        "loss depends on tokens."
+    )
+    if not charged:
+        text += (
+            f" There is no run with loss=none ('{NO_DISTILLATION}') to compare with, so "
+            "nothing can be said here about what the teacher bought or cost."
+        )
+        return text
+    return f"{text} {caption_accounting()} {caption_missing(results)}"
+
+
+def caption_missing(results: Results) -> str:
+    """What hatching means, where there is any."""
+    missing = any((t["num_pairs"] == 0).any() for t in results.paired.values() if len(t))
+    return (
+        "Hatched, 'needs 7x, has 4x': a fair control would need 7 times the recipe's tokens and "
+        "was measured up to 4 times; no point is drawn."
+        if missing
+        else ""
+    )
+
+
+def span(numbers: Sequence[int]) -> str:
+    """[2, 3] -> '2 to 3'."""
+    if not numbers:
+        return "0"
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

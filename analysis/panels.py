@@ -1,0 +1,199 @@
+"""The further figures: quality, learning curves, and loss against each swept number."""
+
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter
+
+from .aggregate import aggregate, human
+from .captions import SIZE_LABEL, metric_label, slice_name
+from .figures import gain_by_size, loss_by_compute, loss_by_size
+from .results import QUALITY_METRICS, SIZE_NAME, Results, best_values, numeric_params
+from .style import (
+    Drawn,
+    Style,
+    error_bars,
+    frame_y,
+    new_figure,
+    number_axis,
+    set_title,
+    shared_legend,
+    size_axis,
+    styled,
+    styles,
+)
+
+MAX_PANELS = 6
+
+
+@styled
+def quality_by_size(results: Results) -> Drawn | None:
+    """KL to the teacher, agreement, calibration and bits per byte by recipe and size."""
+    metrics = [
+        m for m in QUALITY_METRICS if m in results.chosen and results.chosen[m].notna().any()
+    ]
+    if not metrics:
+        return None
+    style = styles(results)
+    columns = min(len(metrics), 2)
+    rows = -(-len(metrics) // columns)
+    figure, panels = new_figure(rows, columns, 2.1 * rows + 0.5, share_x=True)
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    table = aggregate(results.chosen, metrics)
+    sizes = table[SIZE_NAME].tolist()
+    for i, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
+        usual = table[(table["token_multiple"] - 1).abs() < 0.005]
+        for series, group in usual.groupby("series", sort=False):
+            colour, marker, line = style[group["recipe"].iloc[0]]
+            columns_ = (group[f"{metric}{end}"] for end in ("", "/low", "/high"))
+            error_bars(
+                axes,
+                group[SIZE_NAME],
+                *columns_,
+                colour=colour,
+                marker=marker,
+                label=str(series),
+                line=line,
+            )
+        frame_y(
+            axes,
+            usual[metric].tolist(),
+            [*usual[f"{metric}/low"].tolist(), *usual[f"{metric}/high"].tolist()],
+        )
+        size_axis(axes, sizes, SIZE_LABEL if i >= len(metrics) - columns else None)
+        axes.set_ylabel(metric_label(metric))
+    shared_legend(figure, panels)
+    title = f"Quality by student size, at {slice_name(results)}"
+    set_title(figure, title)
+    caption = (
+        "Measured on held-out text against the dense teacher at temperature 1. Lower is better "
+        "but for agreement. Bars: Student-t 95% intervals over seeds."
+    )
+    return Drawn(name="quality_by_size", title=title, caption=caption, figure=figure)
+
+
+@styled
+def learning_curves(results: Results) -> Drawn | None:
+    """Loss during training against student tokens, a panel per size."""
+    if results.learning.groupby("run_id").size().lt(2).all() or results.learning.empty:
+        return None
+    style = styles(results)
+    sizes = [s for s in results.sizes if (results.learning["size"] == s).any()]
+    if len(sizes) > MAX_PANELS:
+        sizes = [sizes[i] for i in np.linspace(0, len(sizes) - 1, MAX_PANELS).round().astype(int)]
+    columns = min(len(sizes), 3)
+    rows = -(-len(sizes) // columns)
+    figure, panels = new_figure(rows, columns, 2.0 * rows + 0.6, share_y=True)
+    for axes in panels[len(sizes) :]:
+        axes.set_visible(False)
+    for axes, size in zip(panels, sizes, strict=False):
+        here = results.learning[results.learning["size"] == size]
+        for _, run in here.groupby("run_id", sort=False):
+            run = run.sort_values("tokens")
+            colour, _, line = style[run["recipe"].iloc[0]]
+            axes.plot(
+                run["tokens"],
+                run[results.metric].astype(float),
+                line,
+                color=colour,
+                linewidth=0.9,
+                alpha=0.8,
+                label=run["recipe"].iloc[0],
+            )
+        axes.set_title(str(size))
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: human(v) if v else "0"))
+    for axes in panels[max(len(sizes) - columns, 0) : len(sizes)]:
+        axes.set_xlabel("student tokens")
+    for axes in panels[::columns]:
+        axes.set_ylabel(metric_label(results.metric))
+    shared_legend(figure, panels)
+    title = "Learning curves"
+    set_title(figure, title)
+    caption = (
+        f"{metric_label(results.metric).capitalize()} during training, one line per run. "
+        "Evaluations during training may use fewer tokens than the final one."
+    )
+    return Drawn(name="learning_curves", title=title, caption=caption, figure=figure)
+
+
+@styled
+def loss_by_param(results: Results, param: str) -> Drawn | None:
+    """Loss against one swept number, a panel per size; the best value is ringed."""
+    runs = results.complete if param in results.roles.learning_rates else results.chosen
+    table, best = best_values(runs, results.roles, param, results.metric)
+    if best.empty:
+        return None
+    controls = set(table.loc[table["is_control"], "recipe"])
+    recipes = list(dict.fromkeys(table["recipe"]))
+    style = Style(recipes, [r for r in recipes if r in controls])
+    sizes = [size for size in results.sizes if (best["size"] == size).any()]
+    if len(sizes) > MAX_PANELS:
+        sizes = [sizes[i] for i in np.linspace(0, len(sizes) - 1, MAX_PANELS).round().astype(int)]
+    columns = min(len(sizes), 3)
+    rows = -(-len(sizes) // columns)
+    figure, panels = new_figure(rows, columns, 2.1 * rows + 0.6)
+    for axes in panels[len(sizes) :]:
+        axes.set_visible(False)
+    metric = results.metric
+    for axes, size in zip(panels, sizes, strict=False):
+        here = table[table["size"] == size]
+        for recipe, group in here.groupby("recipe", sort=False):
+            group = group.sort_values("value")
+            colour, marker, line = style[str(recipe)]
+            ends = (group[f"{metric}{end}"] for end in ("", "/low", "/high"))
+            error_bars(
+                axes,
+                group["value"],
+                *ends,
+                colour=colour,
+                marker=marker,
+                label=str(recipe),
+                line=line,
+            )
+            lowest = group.loc[group[metric].idxmin()]
+            axes.plot(
+                lowest["value"],
+                lowest[metric],
+                "o",
+                markersize=9,
+                color=colour,
+                markerfacecolor="none",
+                label="_best",
+            )
+        frame_y(
+            axes,
+            here[metric].tolist(),
+            [*here[f"{metric}/low"].tolist(), *here[f"{metric}/high"].tolist()],
+        )
+        number_axis(axes, param, here["value"].tolist())
+        axes.set_title(str(size))
+    for axes in panels[::columns]:
+        axes.set_ylabel(metric_label(metric))
+    shared_legend(figure, panels)
+    title = f"Loss against {param}"
+    set_title(figure, title)
+    edge = best[best["at_edge"]]
+    caption = "Means over seeds with Student-t 95% intervals; the lowest mean is ringed. " + (
+        f"In {len(edge)} of {len(best)} cases the best value lies at the edge of its range: "
+        "the optimum may lie beyond."
+        if len(edge)
+        else "No best value lies at an edge."
+    )
+    return Drawn(
+        name=f"loss_by_{param.replace('.', '_')}", title=title, caption=caption, figure=figure
+    )
+
+
+FIGURES = (loss_by_size, gain_by_size, loss_by_compute, quality_by_size, learning_curves)
+
+
+def draw_all(results: Results) -> list[Drawn]:
+    """Every figure that the runs can fill."""
+    drawn = [draw(results) for draw in FIGURES]
+    drawn += [loss_by_param(results, param) for param in numeric_params(results)]
+    return [figure for figure in drawn if figure is not None]

@@ -1,0 +1,81 @@
+"""A plan in words: what a user reads before paying for it, and how far it has got."""
+
+from collections.abc import Iterator
+
+from pdx.env import Env
+from pdx.sweep.plan import Plan, pending
+
+
+def describe(plan: Plan, env: Env) -> str:
+    """The plan as a user reads it before paying for it."""
+    todo = {p.run_id for p in pending(plan, env)}
+    lines = [
+        f"{plan.sweep_id}: {plan.question}",
+        "",
+        f"{'':1} {'run':12} {'role':7} {'params':>10} {'tokens':>10} {'epochs':>6} "
+        f"{'FLOPs':>8} {'teacher':>8}  settings",
+    ]
+    for point in plan.points:
+        facts = point.facts
+        teacher = facts["flops_teacher_inference_exact"]
+        lines.append(
+            f"{' ' if point.run_id in todo else '*'} {point.run_id} {point.role:7} "
+            f"{_count(facts['num_params_non_embedding']):>10} {_count(facts['num_tokens']):>10} "
+            f"{_number(facts['num_epochs']):>6} {_power(facts['flops_train_exact']):>8} "
+            f"{_power(teacher):>8}  {point.label}"
+        )
+    return "\n".join([*lines, "", *_totals(plan, len(todo))])
+
+
+def _totals(plan: Plan, num_todo: int) -> Iterator[str]:
+    facts = [p.facts for p in plan.points]
+    teachers = {f["teacher_id"]: f for f in facts if f["teacher_id"]}
+    stored = {f["teacher_id"]: 0 for f in facts if f["store_bytes"]}
+    for f in facts:
+        if f["store_bytes"]:
+            stored[f["teacher_id"]] = max(stored[f["teacher_id"]], f["store_bytes"])
+    yield f"{len(plan.points)} runs, {len(plan.points) - num_todo} done (*), {num_todo} to do"
+    yield (
+        f"tokens: {_count(sum(f['num_tokens'] for f in facts))} over all runs; student FLOPs "
+        f"{_power(sum(f['flops_train_exact'] or 0 for f in facts))} (matrix products, 3x forward), "
+        f"{_power(sum(f['flops_train_6nd'] or 0 for f in facts))} as 6ND without embeddings"
+    )
+    training = sum(f["flops_teacher_training_exact"] or 0 for f in teachers.values())
+    yield (
+        f"teachers: {len(teachers)}; training {_power(training)} FLOPs; the `teacher` column is "
+        "the forward passes that one run reads (a store is read by all runs and made once)"
+    )
+    yield f"disk: logits stores about {sum(stored.values()) / 2**30:.2f} GiB"
+    if any(f["num_epochs"] is None for f in facts):
+        yield "epochs: `-` is known once the data is prepared"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "-"
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            return f"{value / scale:.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _power(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}" if value else "0"
+
+
+def status_of(plan: Plan, env: Env) -> str:
+    """How far a sweep is, and why what failed failed."""
+    from pdx.sweep.study import Queue
+
+    directory = plan.directory(env)
+    if not (directory / "journal.log").exists():
+        return f"{plan.sweep_id}: not started; {len(pending(plan, env))} of {len(plan.points)} to do"
+    queue = Queue(directory)
+    counts = queue.counts(plan)
+    lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in counts.items())]
+    lines += [f"  failed {run_id}: {why}" for run_id, why in queue.failures(plan).items()]
+    return "\n".join(lines)

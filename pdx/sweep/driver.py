@@ -1,0 +1,162 @@
+"""The driver: from the command line's overrides to a finished, reported sweep."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+
+from pdx.env import Env
+from pdx.errors import SweepError
+from pdx.files import locked
+from pdx.sweep.definition import define
+from pdx.sweep.describe import describe, status_of
+from pdx.sweep.local import visible_gpus
+from pdx.sweep.plan import Plan, pending
+from pdx.sweep.planner import make_plan
+from pdx.sweep.progress import watch
+from pdx.sweep.study import Queue
+from pdx.sweep.worker import Prepare, Worker
+
+
+def drive(sweeper: Any, arguments: list[str]) -> Any:
+    """What ``-m`` does: plan, status, report or train."""
+    definition = define(sweeper.sweep_name, sweeper.scale, arguments, sweeper.command)
+
+    def compose(overrides: list[str]) -> Any:
+        return sweeper.context.config_loader.load_sweep_config(sweeper.config, overrides)
+
+    plan, env = make_plan(definition, compose)
+    directory = plan.directory(env)
+    if sweeper.action == "plan":
+        print(describe(plan, env))
+        return None
+    if sweeper.action == "status":
+        print(status_of(plan, env))
+        return None
+    if sweeper.action == "report":
+        plan.save(directory)
+        print(f"report: {report(plan, env)[0]}")
+        return None
+    return run_sweep(sweeper, plan, env)
+
+
+def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
+    """Run what is not finished, then report. Running it again is always safe.
+
+    Raises:
+        SweepError: another driver holds this sweep, or points failed (each named, with its reason).
+    """
+    from pdx.tracking import SweepLog
+
+    directory = plan.directory(env)
+    with locked(directory / "driver.lock", wait=False) as got, _terminate_as_interrupt():
+        if not got:
+            raise SweepError(
+                f"{plan.sweep_id}: another process is driving it ({directory}); `pdx status` with "
+                "the same arguments shows how far it is."
+            )
+        plan.save(directory)
+        log = SweepLog(env, plan.sweep_id)  # creates MLflow's database before any worker starts
+        log.start(plan.question, plan.command, len(plan.points))
+        queue = Queue(directory)
+        for run_id in queue.reap(plan, env.max_retries):
+            log.close_lost(run_id, "lost: its worker is gone")
+        queued = queue.enqueue(plan)
+        todo = pending(plan, env)
+        print(
+            f"{plan.sweep_id}: {len(plan.points)} runs, {len(plan.points) - len(todo)} finished, "
+            f"{queued} queued",
+            file=sys.stderr,
+        )
+        try:
+            if todo:
+                _launch(sweeper, Prepare(str(directory)), 1)
+            if queued:
+                num_workers = min(workers_of(env), queued)
+                gpus = tuple(visible_gpus(env.gpus))
+                task = Worker(str(directory), num_workers, gpus, env.isolation, env.max_retries)
+                stop = threading.Event()
+                watcher = threading.Thread(target=watch, args=(plan, env, stop), daemon=True)
+                watcher.start()
+                try:
+                    _launch(sweeper, task, num_workers)
+                finally:
+                    stop.set()
+                    watcher.join()
+        finally:
+            for run_id in queue.reap(plan, env.max_retries):
+                log.close_lost(run_id, "lost: its worker is gone")
+            counts = queue.counts(plan)
+            if counts["to_do"]:
+                log.finish(counts)
+        return _conclude(plan, env, queue, log, counts)
+
+
+def _conclude(plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int]) -> dict[str, int]:
+    files: list[Path] = []
+    if counts["complete"] + counts["diverged"]:
+        html, files = report(plan, env)
+        print(f"report: {html}")
+    if not counts["to_do"]:
+        log.finish(counts, files)
+    if link := log.compare_link():
+        print(f"compare in MLflow: run `pdx ui`, then open http://127.0.0.1:5000{link}")
+    if counts["failed"] + counts["to_do"]:
+        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures(plan).items())
+        raise SweepError(
+            f"{plan.sweep_id}: {counts['failed']} runs failed and {counts['to_do']} were not run, "
+            f"{counts['complete']} of {len(plan.points)} are complete; logs are in "
+            f"{plan.directory(env) / 'workers'}; the same command runs what is left.\n{reasons}"
+        )
+    return counts
+
+
+def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
+    """Tables, figures and report.html from the run folders."""
+    from pdx.analysis.report import write_report
+
+    files = write_report(plan.directory(env), env.paths.runs)
+    return files.html, [files.html, *files.figures, files.table]
+
+
+def workers_of(env: Env) -> int:
+    """Runs at once: as asked, or one a GPU, or one a core."""
+    if env.num_workers != "auto":
+        return env.num_workers
+    return len(visible_gpus(env.gpus)) or len(os.sched_getaffinity(0))
+
+
+def _launch(sweeper: Any, task: Any, count: int) -> None:
+    """``count`` jobs of ``task`` through whatever launcher Hydra was given."""
+    launcher = Plugins.instance().instantiate_launcher(
+        config=sweeper.config, hydra_context=sweeper.context, task_function=task
+    )
+    for result in launcher.launch([[] for _ in range(count)], 0):
+        if result.status != JobStatus.COMPLETED:
+            if isinstance(task, Prepare):
+                _ = result.return_value  # raises what the preparation raised
+            print(f"warning: {result._return_value}", file=sys.stderr)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does: children stopped, states told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,58 @@
+"""A process for one point: a fork of a forkserver that has torch and transformers loaded."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a point ended: complete, diverged, failed, oom (memory: not worth a retry), lost."""
+
+    status: str
+    value: float | None = None
+    reason: str | None = None
+
+
+def run_isolated(arguments: tuple[Any, ...]) -> Outcome:
+    """Run a point (the arguments of ``pdx.sweep.child.run_point``) in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOAD])
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_main, args=(theirs, dict(os.environ), arguments))
+    child.start()
+    theirs.close()
+    outcome = None
+    try:
+        with contextlib.suppress(EOFError):  # the child died without a word
+            outcome = ours.recv()
+    except BaseException:  # Ctrl-C: take the child along
+        child.kill()
+        raise
+    finally:
+        child.join()
+    if outcome is None:
+        return Outcome("lost", reason=f"its process ended with exit code {child.exitcode}")
+    return outcome
+
+
+def _main(pipe: Connection, environ: dict[str, str], arguments: tuple[Any, ...]) -> None:
+    # Children of a forkserver outlive a killed worker otherwise.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.update(environ)
+    from pdx.sweep.child import run_point
+
+    outcome = run_point(*arguments)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(outcome)
+    pipe.close()

@@ -1,0 +1,114 @@
+"""The local launcher: a process per job, a GPU or a core per process."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from pdx.errors import SweepError
+
+
+def visible_gpus(gpus: Any) -> list[str]:
+    """The GPUs to use, by what CUDA_VISIBLE_DEVICES would call them; torch is not asked.
+
+    Raises:
+        SweepError: an index that is not there.
+    """
+    if gpus is None:
+        return []
+    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if inherited is not None:
+        present = [g for g in inherited.split(",") if g]
+    else:
+        present = [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    if gpus == "auto":
+        return present
+    if missing := [i for i in gpus if i >= len(present) and present]:
+        raise SweepError(
+            f"env.gpus={gpus}: {missing} are not there; {len(present)} are visible; use auto, "
+            "null or a list of indices below that."
+        )
+    return [present[i] if present else str(i) for i in gpus]
+
+
+def launch(
+    context: HydraContext,
+    task: Any,
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+) -> list[JobReturn]:
+    """Run every job in a process of its own, all at once; return when all have ended.
+
+    A task may say where each job's log goes and which GPU it gets (``log_of``, ``slot_of``); else
+    a job keeps the terminal and sees every GPU.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    jobs = []
+    try:
+        for job, overrides in enumerate(job_overrides, first):
+            ours, theirs = spawn.Pipe(duplex=False)
+            log = task.log_of(job) if hasattr(task, "log_of") else None
+            slot = task.slot_of(job) if hasattr(task, "slot_of") else None
+            payload = cloudpickle.dumps(
+                (Singleton.get_state(), context, task, config, list(overrides), job, log, slot)
+            )
+            process = spawn.Process(target=_job, args=(payload, theirs))
+            process.start()
+            theirs.close()
+            jobs.append((list(overrides), process, ours))
+        return [_collect(*job) for job in jobs]
+    except BaseException:  # Ctrl-C, SIGTERM: nothing is left running behind
+        for _, process, _ in jobs:
+            process.terminate()
+        raise
+    finally:
+        for _, process, _ in jobs:
+            process.join()
+
+
+def _collect(overrides: list[str], process: Any, pipe: Connection) -> JobReturn:
+    try:
+        return pipe.recv()
+    except EOFError:
+        process.join()
+        lost = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+        lost.return_value = SweepError(f"a worker was lost (exit code {process.exitcode})")
+        return lost
+
+
+def _job(payload: bytes, pipe: Connection) -> None:
+    state, context, task, config, overrides, job, log, slot = cloudpickle.loads(payload)
+    if slot is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before anything touches CUDA
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as file:
+            sys.stdout.flush()
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    setup_globals()
+    Singleton.set_state(state)
+    composed = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = job
+    HydraConfig.instance().set_config(composed)
+    result = run_job(
+        hydra_context=context,
+        task_function=task,
+        config=composed,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    pipe.send(result)
+    pipe.close()

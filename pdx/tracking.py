@@ -1,0 +1,220 @@
+"""MLflow: an index of what the run folders hold; the only file that imports it.
+
+Everything goes through ``MlflowClient`` with explicit ids: no global run, so that a MLFLOW_RUN_ID
+left in the environment cannot reopen another run, and any process can write under any parent.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+)
+
+from pdx.env import Env
+from pdx.errors import TrackingError
+from pdx.provenance import provenance
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # creating a database is no news
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+FLUSH_METRICS = 300  # a call costs 25 ms whether it carries one metric or hundreds
+FLUSH_SECONDS = 5.0
+MAX_BATCH = 1000  # MLflow's own limit of metrics a call
+MAX_PARAMS = 100
+
+
+def connect(env: Env) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id; creates a SQLite store, so call it before any worker does.
+
+    Raises:
+        TrackingError: a server that cannot be reached.
+    """
+    uri = env.mlflow_uri
+    if uri.startswith("sqlite:///"):
+        env.paths.root.mkdir(parents=True, exist_ok=True)
+    else:  # fail in seconds, not after minutes of retries
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(env.experiment)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        artifacts = (env.paths.root.resolve() / "mlartifacts").as_uri()
+        location = artifacts if uri.startswith("sqlite:///") else None
+        return client, client.create_experiment(env.experiment, artifact_location=location)
+    except MlflowException as err:
+        first = str(err).splitlines()[0][:300]
+        raise TrackingError(
+            f"env.tracking_uri={uri}: cannot be used ({first}); start the server "
+            "(`pdx ui` serves the default store), or set env.tracking_uri=null for a SQLite file "
+            "in the output directory."
+        ) from err
+
+
+def _key(key: str) -> str:
+    """A Hydra key as MLflow allows it: no +, @ and the like."""
+    return "".join(c if c.isalnum() or c in "_-./ " else "." for c in key.lstrip("+~"))
+
+
+def _find(client: MlflowClient, experiment: str, **tags: str) -> str | None:
+    clauses = [f"tags.`pdx.{key}` = '{value}'" for key, value in tags.items()]
+    found = client.search_runs([experiment], " and ".join(clauses), max_results=1)
+    return found[0].info.run_id if found else None
+
+
+class SweepLog:
+    """The parent run of a sweep."""
+
+    def __init__(self, env: Env, sweep_id: str) -> None:
+        self.env, self.sweep_id = env, sweep_id
+        self.client, self.experiment = connect(env)
+        self.run_id = _find(self.client, self.experiment, kind="sweep", sweep_id=sweep_id)
+
+    def start(self, question: str, command: str, num_runs: int) -> None:
+        """Open the parent run, or go on with it."""
+        if self.run_id is None:
+            tags = {
+                "pdx.kind": "sweep",
+                "pdx.sweep_id": self.sweep_id,
+                MLFLOW_RUN_NOTE: f"{question}\n\n`{command}`",
+                MLFLOW_SOURCE_NAME: command,
+                MLFLOW_GIT_COMMIT: provenance()["git_commit"] or "unknown",
+            }
+            run = self.client.create_run(self.experiment, run_name=self.sweep_id, tags=tags)
+            self.run_id = run.info.run_id
+            self.client.log_param(self.run_id, "num_runs", num_runs)
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def finish(self, counts: dict[str, int], artifacts: Iterable[Path] = ()) -> None:
+        """Close the parent run, with our own figures attached."""
+        assert self.run_id is not None
+        now = int(time.time() * 1000)
+        metrics = [Metric(f"runs/{name}", float(n), now, 0) for name, n in counts.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)
+        for path in artifacts:
+            self.client.log_artifact(self.run_id, str(path), "report")
+        done = counts.get("failed", 0) + counts.get("to_do", 0) == 0
+        self.client.set_terminated(self.run_id, "FINISHED" if done else "FAILED")
+
+    def close_lost(self, run_id: str, reason: str) -> None:
+        """Mark a child whose process is gone, so that nothing shows as running that is not."""
+        child = _find(self.client, self.experiment, sweep_id=self.sweep_id, run_id=run_id)
+        if child and self.client.get_run(child).info.status == "RUNNING":
+            self.client.set_tag(child, "pdx.reason", reason)
+            self.client.set_terminated(child, "KILLED")
+
+    def compare_link(self) -> str | None:
+        """The path of MLflow's compare page over the sweep's runs."""
+        query = f"tags.`pdx.kind` = 'run' and tags.`pdx.sweep_id` = '{self.sweep_id}'"
+        runs = self.client.search_runs([self.experiment], query, max_results=100)
+        if not runs:
+            return None
+        ids = json.dumps([r.info.run_id for r in runs], separators=(",", ":"))
+        experiments = json.dumps([self.experiment], separators=(",", ":"))
+        return f"/#/compare-runs?runs={ids}&experiments={experiments}"
+
+
+class RunLog:
+    """One run: opened anew after a kill, metrics sent in batches."""
+
+    def __init__(
+        self,
+        env: Env,
+        run_id: str,
+        kind: str,
+        params: dict[str, Any],
+        parent: SweepLog | None = None,
+        name: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self.client, self.experiment = (
+            (parent.client, parent.experiment) if parent else connect(env)
+        )
+        sweep_id = parent.sweep_id if parent else "none"
+        named = {"run_id": run_id, "kind": kind, "sweep_id": sweep_id}
+        self._buffer: list[Metric] = []
+        self._flushed = time.monotonic()
+        found = _find(self.client, self.experiment, **named)
+        if found:
+            self.run_id = found
+            self.client.update_run(found, status="RUNNING")
+            return
+        all_tags = {f"pdx.{key}": value for key, value in (named | (tags or {})).items()}
+        all_tags[MLFLOW_GIT_COMMIT] = provenance()["git_commit"] or "unknown"
+        if parent is not None:
+            assert parent.run_id is not None
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
+        run = self.client.create_run(self.experiment, run_name=name or run_id, tags=all_tags)
+        self.run_id = run.info.run_id
+        entries = [Param(_key(key), str(value)) for key, value in params.items()]
+        for start in range(0, len(entries), MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=entries[start : start + MAX_PARAMS])
+
+    def dataset(self, name: str, digest: str, source: str, context: str = "train") -> None:
+        """What the run read, in MLflow's dataset column."""
+        dataset = Dataset(name=name, digest=digest, source_type="local", source=source)
+        tag = InputTag("mlflow.data.context", context)
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+
+    def observe(self, step: int, metrics: dict[str, float]) -> bool:
+        """Queue one step's metrics; never asks the run to stop."""
+        now = int(time.time() * 1000)
+        self._buffer += [Metric(key, value, now, step) for key, value in metrics.items()]
+        late = time.monotonic() - self._flushed > FLUSH_SECONDS
+        if late or len(self._buffer) >= FLUSH_METRICS:
+            self.flush()
+        return False
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        for start in range(0, len(self._buffer), MAX_BATCH):
+            batch = self._buffer[start : start + MAX_BATCH]
+            self.client.log_batch(self.run_id, metrics=batch)
+        self._buffer, self._flushed = [], time.monotonic()
+
+    def finish(self, result: dict[str, Any], config_file: Path) -> None:
+        """Final metrics, derived sizes, the resolved config; status by how it ended."""
+        self.flush()
+        now, step = int(time.time() * 1000), int(result["facts"]["num_steps"])
+        final = {f"final/{key}": value for key, value in result["metrics"].items()}
+        sizes = {
+            f"size/{key}": float(value)
+            for key, value in result["facts"].items()
+            if isinstance(value, (int, float))
+        }
+        metrics = [Metric(k, float(v), now, step) for k, v in (final | sizes).items()]
+        tags = [RunTag("pdx.state", result["status"])]
+        if result["reason"]:
+            tags.append(RunTag("pdx.reason", result["reason"]))
+        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+        self.client.log_artifact(self.run_id, str(config_file))
+        self.client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, reason: str) -> None:
+        """The run ended by an error: say which."""
+        self.flush()
+        self.client.set_tag(self.run_id, "pdx.state", "failed")
+        self.client.set_tag(self.run_id, "pdx.reason", reason[:5000])
+        self.client.set_terminated(self.run_id, "FAILED")

@@ -1,0 +1,62 @@
+"""What tests share: configs composed as the command line composes them, on a tiny real corpus."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from pdx.config import Run, run_of
+from pdx.env import Env
+from pdx.paths import conf_dir
+
+# Seconds on one core: a Markov source, the debug run, a teacher of a few thousand parameters.
+TINY = [
+    "data=synthetic",
+    "data.num_tokens_student=32768",
+    "data.num_tokens_teacher=32768",
+    "data.num_tokens_val=4096",
+    "data.num_tokens_test=4096",
+    "train=debug",
+    "student=s10k",
+    "teacher.hidden_size=32",
+    "teacher.ffn_size=64",
+    "teacher.num_layers=2",
+    "teacher.num_heads=2",
+    "teacher.num_kv_heads=2",
+    "teacher.num_tokens=16384",
+    "teacher.batch_size=8",
+    "signal.top_k=8",
+    "store.shard_tokens=8192",
+    "eval.num_tokens=2048",
+    "eval.num_tokens_during_training=1024",
+    "eval.num_tokens_teacher=2048",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def compose_cfg() -> Callable[..., DictConfig]:
+    """Overrides -> resolved config."""
+
+    def inner(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("config", overrides=["env=local", *overrides])
+
+    return inner
+
+
+@pytest.fixture
+def tiny(compose_cfg: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., tuple[Run, Env]]:
+    """Overrides on top of ``TINY`` -> a run that takes seconds, with outputs in ``tmp_path``."""
+
+    def inner(*overrides: str) -> tuple[Run, Env]:
+        return run_of(compose_cfg(*TINY, f"env.outputs={tmp_path / 'out'}", *overrides))
+
+    return inner
