@@ -73,11 +73,12 @@ def caption_loss(results: Results, charged: bool) -> str:
         "loss depends on tokens."
     )
     if not charged:
-        text += (
-            f" There is no run with loss=none ('{NO_DISTILLATION}') to compare with, so "
-            "nothing can be said here about what the teacher bought or cost."
+        lacking = (
+            "No distilled run has finished"
+            if results.complete["is_control"].all()
+            else f"There is no run with loss=none ('{NO_DISTILLATION}') to compare with"
         )
-        return text
+        return f"{text} {lacking}, so nothing can be said here of what a teacher buys or costs."
     return f"{text} {caption_accounting()} {caption_missing(results)}"
 
 

@@ -160,7 +160,7 @@ def loss_by_compute(results: Results) -> Drawn | None:
                 ha="center",
                 color=colour,
                 path_effects=HALO,
-                zorder=6,
+                zorder=1,
             )
         for recipe, group in runs[~runs["is_control"]].groupby("recipe", sort=False):
             means = group.groupby([SIZE_NAME, "num_tokens"])[["_flops", "_loss"]].mean()

@@ -14,7 +14,7 @@ from .compute import ACCOUNTINGS
 from .results import Results, best_values, numeric_params
 
 ENOUGH_SEEDS = 3
-SMALLEST_EFFECT = 5e-4  # nats: what three decimals can tell from zero
+MOST_SENTENCES = 12
 
 
 def shows(results: Results) -> list[str]:
@@ -27,6 +27,9 @@ def shows(results: Results) -> list[str]:
         table = results.paired[accounting.key]
         for series, group in table.groupby("series", sort=False):
             said.append(_accounted(str(series), accounting.label, group))
+    if len(said) > MOST_SENTENCES:
+        more = len(said) - MOST_SENTENCES
+        said = [*said[:MOST_SENTENCES], f"{more} more comparisons are in the tables below."]
     return [*said, *_best_values(results)]
 
 

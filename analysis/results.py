@@ -163,7 +163,7 @@ def _curves(
         for names, group in _by_need(table):
             points = _points(group.dropna(subset=["control_loss"]), "control_loss")
             points = points.drop_duplicates(["x", "seed"])
-            label = "control at equal compute" + (f" with {names}" if names else "")
+            label = f"control, compute of {names}" if names else "control at equal compute"
             fits, refused = _fits(points, metric, label, num_resamples)
             curves.append(
                 Curve(

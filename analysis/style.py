@@ -242,8 +242,8 @@ def shared_legend(figure: Figure, panels: list[Axes]) -> None:
             )
     if found:
         order = sorted(found, key=lambda name: name == "teacher")
-        letters = sum(len(name) + 8 for name in order)
-        columns = len(order) if letters < 100 else max(len(order) // 2, 1) if letters < 200 else 3
+        widest = max(len(name) for name in order) + 8  # 8: the handle and the gap, in letters
+        columns = max(1, min(len(order), int(20 * figure.get_figwidth() / widest)))
         figure.legend(
             [found[name] for name in order], order, loc="outside lower center", ncols=columns
         )

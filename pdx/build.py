@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pdx.errors import ConfigError
 
@@ -49,6 +49,8 @@ def build(node: DictConfig, key: str, packages: Collection[str] = ()) -> Any:
     """
     given = OmegaConf.to_container(node, resolve=True)
     assert isinstance(given, dict)
+    if "_target_" not in given:
+        raise ConfigError(f"{key}._target_: missing; name the class of this value as module.Class.")
     cls = find_class(str(given.pop("_target_")), key, packages)
     known = [f.name for f in fields(cls)]
     for name in given:
@@ -62,6 +64,9 @@ def build(node: DictConfig, key: str, packages: Collection[str] = ()) -> Any:
             raise ConfigError(f"{key}.{name}: missing; conf/{key}/*.yaml must state every field.")
     try:  # the dataclass is the schema: merging checks types, to_object checks completeness
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    except MissingMandatoryValue as err:
+        name = f"{key}.{err.full_key}"
+        raise ConfigError(f"{name}=???: must be given; pass {name}=VALUE.") from err
     except OmegaConfBaseException as err:
         raise ConfigError(f"{key}.{err.full_key or '?'}: {str(err).splitlines()[0]}") from err
 

@@ -96,15 +96,11 @@ def _of_hydra(err: Exception) -> str | None:
 def _hydra(task: Callable[[Any], Any], arguments: list[str]) -> None:
     """Run ``task`` as a Hydra application over pdx's own configs."""
     import hydra
-    from hydra.core.plugins import Plugins
 
-    from hydra_plugins.pdx_sweeper.launcher import PdxLocal
-    from hydra_plugins.pdx_sweeper.sweeper import PdxSweeper
+    from hydra_plugins.pdx_sweeper import register
     from pdx.paths import conf_dir
 
-    # Hydra finds plugins by listing directories, which an editable install hides from it.
-    for plugin in (PdxSweeper, PdxLocal):
-        Plugins.instance().register(plugin)
+    register()
     sys.argv = ["pdx", *arguments]
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from pdx.build import build, check
 from pdx.env import Env
@@ -155,8 +155,6 @@ def run_of(cfg: DictConfig) -> tuple[Run, Env]:
             raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
         try:
             parts[field.name] = build(node, field.name, env.packages)
-        except MissingMandatoryValue as err:
-            raise ConfigError(f"{err.full_key}=???: must be given; pass {err.full_key}=VALUE.") from err
         except OmegaConfBaseException as err:
             raise ConfigError(f"{field.name}: {str(err).splitlines()[0]}") from err
     return Run(**parts), env

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -133,6 +134,8 @@ class _Execution:
     def _held_out(self, split: str, num_tokens: int) -> dict[str, float]:
         windows = self.shared.token_set.windows(split)
         measured = held_out_loss(self.student, windows, num_tokens, self.device)
+        if not math.isfinite(measured["loss"]):  # the last step's update was its end
+            raise Diverged(f"loss on {split} is not finite; lower optim.peak_lr or warm up longer.")
         return {f"{split}/{name}": value for name, value in measured.items()}
 
     def _evaluate(self) -> dict[str, float]:
@@ -157,7 +160,7 @@ class _Execution:
         kept = []
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):  # a line cut off by the kill
-                if json.loads(line)["step"] <= step:
+                if json.loads(line)["step"] < step:  # that of the checkpoint comes again
                     kept.append(line + "\n")
         write_text(self.log, "".join(kept))
         if state:

@@ -75,7 +75,7 @@ class Feed:
             rows = self.store.rows(batch.index_B, self.windows.ids(batch.index_B))
             return self.run.signal.sparse(rows.to(self.device))
         assert self.teacher is not None
-        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.head)
+        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrozenTeacher:
-    """A teacher in evaluation mode on one device."""
+    """A teacher in evaluation mode on one device.
+
+    It runs in the precision of its weights whatever the student's: a store, which no student's
+    autocast reaches, and a live teacher say the same.
+    """
 
     model: Any
     head: Head
@@ -30,8 +34,14 @@ class FrozenTeacher:
     @torch.no_grad()
     def hidden(self, batch: "Batch | MicroBatch") -> Tensor:
         """Final hidden states of a batch, laid flat: [B * L, D]."""
-        hidden_BLD = hidden_states(self.model, batch.tokens_BL, batch.document_BL)
+        with torch.autocast(self.device.type, enabled=False):
+            hidden_BLD = hidden_states(self.model, batch.tokens_BL, batch.document_BL)
         return hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+
+    def logits(self, hidden_CD: Tensor) -> Tensor:
+        """Logits [C, V] of final hidden states."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.head(hidden_CD)
 
 
 def load_model(directory: Path | str, dtype: str, **options: Any) -> Any:
@@ -65,6 +75,8 @@ def freeze(model: Any, token_set: TokenSet, device: torch.device, padding: str) 
         )
     teacher = FrozenTeacher(model, head_of(model, vocab_size), device)
     _check_head(teacher)
+    if token_set.manifest["document_mask"]:
+        _check_document_mask(teacher, token_set.seq_len)
     return teacher
 
 
@@ -110,6 +122,21 @@ def _check_head(teacher: FrozenTeacher) -> None:
         raise DataError(
             f"teacher: {type(teacher.model).__name__} forms logits otherwise than head(hidden "
             "states); pdx does not know this family's head (pdx/models.py, head_of)."
+        )
+
+
+@torch.no_grad()
+def _check_document_mask(teacher: FrozenTeacher, seq_len: int) -> None:
+    """Some kinds of attention misread a mask (eager adds it, windows are lost): compare."""
+    tokens_BL = torch.arange(seq_len, device=teacher.device)[None] % teacher.head.vocab_size
+    plain = hidden_states(teacher.model, tokens_BL).float()
+    masked = hidden_states(teacher.model, tokens_BL, torch.zeros_like(tokens_BL)).float()
+    tolerance = 1e-3 if next(teacher.model.parameters()).dtype == torch.float32 else 0.1
+    if not float((plain - masked).norm()) <= tolerance * float(plain.norm()):
+        raise ConfigError(
+            f"data.document_mask=True: the teacher's attention ({type(teacher.model).__name__}, "
+            f"{teacher.model.config._attn_implementation}) does not keep to a mask; use "
+            "data.document_mask=false or another teacher."
         )
 
 

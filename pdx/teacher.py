@@ -89,7 +89,10 @@ class Trained:
             self.data_split,
             f"must be one of {', '.join(DATA_SPLITS)}",
         )
-        self.model  # noqa: B018  its own checks
+        try:
+            self.model  # noqa: B018  its own checks
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("student.", "teacher.")) from err
 
     @property
     def model(self) -> Llama:

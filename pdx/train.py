@@ -112,7 +112,8 @@ def train(
         if step > first and time.monotonic() - saved > checkpoint_seconds:
             saved = time.monotonic()
             save(_state(student, optimizer, step, sums, seconds + saved - mark))
-        if step > first and (step in eval_steps or step % log_every == 0):
+        # Also where a checkpoint taken up was saved: it stands before its step's own report.
+        if step > 0 and (step in eval_steps or step % log_every == 0):
             _raise_if_diverged(step, sums)
             seconds += time.monotonic() - mark  # training only: what follows is not counted
             metrics = _training_metrics(sums, seconds, step, run)

@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from hydra_plugins.pdx_sweeper import register
 from pdx.config import Run, run_of
 from pdx.env import Env
 from pdx.paths import conf_dir
@@ -44,6 +45,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def compose_cfg() -> Callable[..., DictConfig]:
     """Overrides -> resolved config."""
+
+    register()
 
     def inner(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

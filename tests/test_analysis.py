@@ -19,6 +19,7 @@ from pdx.analysis.laws import LAWS, Law, PowerLaw, PowerLawOffset
 from pdx.analysis.panels import draw_all
 from pdx.analysis.report import remake_command, write_report
 from pdx.analysis.results import Results, analyse
+from pdx.analysis.solve import Problem
 from pdx.analysis.table import load_plan, load_runs, write_table
 from pdx.errors import SweepError
 
@@ -281,6 +282,29 @@ def test_the_bootstrap_resamples_sizes_and_not_only_seeds() -> None:
     low, high = found.bootstrap.intervals["alpha"]
     assert high - low > 1e-3
     assert len(set(found.bootstrap.draws)) > 10
+
+
+def test_the_bootstrap_resamples_seeds_within_a_size() -> None:
+    x, y = points_of(PowerLaw(), noise=0.0, num_seeds=2)
+    apart = y * np.exp(0.05 * np.where(np.arange(len(x)) % 2, 1, -1))  # means lie on the law
+    found = bootstrap(fit(PowerLaw(), x, apart), x, apart, num_resamples=50)
+    assert found.bootstrap is not None
+    low, high = found.bootstrap.intervals["alpha"]
+    assert high - low > 1e-3
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "huber"])
+def test_lbfgs_alone_arrives(objective: Any) -> None:
+    """Without the polish, which would mend a wrong gradient unseen."""
+    x, y = points_of(PowerLawOffset(), noise=0.01)
+    y[0] *= 1.3
+    problem = Problem(PowerLawOffset(), x / 1e5, y / y.mean(), objective, 1e-3)
+    ends = np.array(
+        [problem.minimize(start) for start in PowerLawOffset().starts(x / 1e5, y / y.mean())]
+    )
+    ones = np.ones((len(ends), len(x)))
+    best = problem.polish(ends, ones)[1].min()
+    assert problem.values(ends, ones).min() < best * 1.001
 
 
 # Aggregation

@@ -293,3 +293,6 @@ def test_bytes_of_a_tokenizer_that_is_not_byte_level():
     assert counts.tolist()[:4] == [3, 3, 3, 3]  # " e" with its accent is 3 bytes
     assert counts.sum() == len(text.encode())
     assert len(none) == len(no_counts) == 0
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # which drops what is between words
+    ((_, counts),) = Encoder(wrap(tokenizer, eos_token="</s>")).encode(["ger  ger \n"])
+    assert counts.tolist() == [3, 7]

@@ -12,6 +12,7 @@ from test_data import SMALL, component, words, write_corpus
 from pdx.data import prepare
 from pdx.data.corpus import SPLITS
 from pdx.data.split import Sketches, assign, clusters, leaks
+from pdx.data.tokenizer import Encoder, train_bpe
 from pdx.errors import DataError
 from pdx.paths import Outputs
 
@@ -67,6 +68,16 @@ def test_no_near_duplicate_crosses_splits(num_words: int, max_shingles: int):
                 assert split_of[copy] == split_of[40 + copy]
 
 
+def test_short_copies_are_found_however_many_documents_there_are():
+    rng = np.random.default_rng(5)
+    texts = [words(rng, 40) for _ in range(200)]
+    copies = [" ".join(text.split()[1:]) for text in texts]
+    sketches = sketched(texts + copies, max_shingles=400)
+    assert sketches.sample_one_in >= 1000
+    cluster_of = clusters(sketches, [str(n) for n in range(400)])
+    assert np.array_equal(cluster_of[:200], cluster_of[200:]) and len(set(cluster_of)) == 200
+
+
 def test_leaks_are_measured():
     rng = np.random.default_rng(1)
     text = words(rng, 80)  # 10 lines: 6 shingles of lines
@@ -97,6 +108,10 @@ def test_shares_are_met_by_bytes_and_groups_stay_whole():
         again = assign(cluster_of, sizes, {"val": 0.04, "test": 0.1, "teacher": 0.5}, seed)
         assert np.array_equal(split_of, again)
     assert len(seen) == 3
+    half = np.array([55, 9, 9, 9, 9, 9])  # closest to 30 would often be the giant alone
+    for seed in range(10):
+        alone = assign(np.arange(6), half, {"val": 0.3, "test": 0.1, "teacher": 0}, seed)
+        assert SPLITS[alone[0]] == "student"
     no_teacher = assign(cluster_of, sizes, {"val": 0.1, "test": 0.1, "teacher": 0}, 0)
     assert SPLITS.index("teacher") not in no_teacher
 
@@ -136,6 +151,15 @@ def test_the_tokenizer_learns_from_train_alone(tmp_path: Path):
         held_out |= {n for n in names if n in tokenizer.decode(ids)}
     assert len(held_out) >= 2 and whole
     assert not whole & held_out
+
+
+def test_bytes_of_a_byte_level_tokenizer_that_normalises():
+    from tokenizers import normalizers
+
+    tokenizer = train_bpe(iter(["some text"]), 260)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    ((ids, counts),) = Encoder(tokenizer).encode(["e\u0301x"])  # two characters made one
+    assert len(ids) == 3 and counts.sum() == 4
 
 
 # ---- what is read --------------------------------------------------------------------

@@ -19,6 +19,7 @@ LINK_SHARE = 0.05
 ALIKE_SHARE = 0.25  # of the larger's shingles, among all
 ALIKE_REACH = 4  # neighbours in a frequent shingle's posting that are compared
 MAX_SHINGLES = 40_000_000  # in memory; beyond, shingles are sampled by hash
+MAX_THINNING = 2**16  # where only what is always kept remains, more sampling gains nothing
 KEPT_ALWAYS = 8  # a document's smallest hashes, which sampling leaves
 DIVERSE = 0.25  # of a held-out split that one group may fill, if others can be had
 
@@ -81,7 +82,7 @@ class Sketches:
     def add(self, text: str) -> None:
         self.documents.append(self._thin(shingles(text)))
         self._total += len(self.documents[-1])
-        if self._total > self.max_shingles:
+        if self._total > self.max_shingles and self.sample_one_in < MAX_THINNING:
             self.sample_one_in *= 2
             self.documents = [self._thin(d) for d in self.documents]
             self._total = sum(map(len, self.documents))

@@ -79,7 +79,8 @@ class Store:
     def mean_target_logprob(self) -> float:
         """Minus the teacher's own loss over what is captured, nats per token."""
         shards = [s for s in range(self.layout.num_shards) if shard_path(self.directory, s).exists()]
-        return float(np.mean([self._shard(s)["target_logprob"].mean() for s in shards]))
+        sums = [self._shard(s)["target_logprob"].sum(dtype=np.float64) for s in shards]
+        return float(sum(sums) / sum(self._shard(s)["target_logprob"].size for s in shards))
 
     def _shard(self, shard: int) -> np.memmap:
         if shard not in self._shards:
