@@ -170,7 +170,7 @@ def train_one(cfg: Any) -> float:
     except BaseException as err:
         log.fail(f"{type(err).__name__}: {err}")
         raise
-    log.finish(result, folder / "config.yaml")
+    log.finish(result, folder)
     metrics = result["metrics"]
     print(f"{run.run_id} {result['status']} {result['reason'] or ''}")
     for key in sorted(metrics):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pdx.build import build, check
+from pdx.data import tokens
 from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.files import digest
@@ -117,7 +118,7 @@ class Run:
         if self.loss.needs_teacher:
             read += ["signal", "mix"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
-        named["data"] = data_identity(self.data)
+        named["data"] = tokens.identity(self.data)
         if self.loss.needs_teacher:
             named["teacher"] = self.teacher.identify(self)
         named["eval_teacher"] = self.evaluation_teacher.identify(self)
@@ -127,18 +128,6 @@ class Run:
     def run_id(self) -> str:
         """Content hash of the identity: the run's name everywhere."""
         return digest(self.identity, 12)
-
-
-_CONTENT: dict[str, dict[str, Any]] = {}
-
-
-def data_identity(data: Any) -> dict[str, Any]:
-    """A corpus is its settings and its content (read once a process)."""
-    settings = identity(data)
-    key = digest(settings)
-    if key not in _CONTENT:
-        _CONTENT[key] = data.content()
-    return settings | _CONTENT[key]
 
 
 def run_of(cfg: DictConfig) -> tuple[Run, Env]:

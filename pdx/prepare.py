@@ -100,7 +100,7 @@ class Shared:
         print(f"teacher: training {run_id}", file=sys.stderr)
         log = RunLog(self.env, run_id, "teacher", asdict(teacher), name=f"teacher {run_id}")
         result = execute(run, self.env, log.observe)
-        log.finish(result, self.env.paths.runs / run_id / "config.yaml")
+        log.finish(result, self.env.paths.runs / run_id)
         if result["status"] != "complete":
             raise Diverged(f"teacher: its training diverged ({result['reason']}).")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pdx.build import check
-from pdx.config import Run, data_identity
+from pdx.config import Run
+from pdx.data import tokens
 from pdx.errors import ConfigError
 from pdx.evaluate import Evaluation
 from pdx.files import digest, digest_file
@@ -191,7 +192,7 @@ class Pretrained:
         return Path(self.path).is_dir()
 
     def identify(self, run: Run) -> dict[str, Any]:
-        named = {"teacher": "pretrained", "dtype": self.dtype, "data": data_identity(run.data)}
+        named = {"teacher": "pretrained", "dtype": self.dtype, "data": tokens.identity(run.data)}
         if self.is_directory:
             return named | {"weights": weights_digest(Path(self.path))}
         if Path(self.path).is_absolute() or self.path.startswith((".", "~")):

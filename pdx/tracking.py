@@ -155,6 +155,7 @@ class RunLog:
         sweep_id = parent.sweep_id if parent else "none"
         named = {"run_id": run_id, "kind": kind, "sweep_id": sweep_id}
         self._buffer: list[Metric] = []
+        self._seen = False
         self._flushed = time.monotonic()
         found = _find(self.client, self.experiment, **named)
         if found:
@@ -181,6 +182,7 @@ class RunLog:
     def observe(self, step: int, metrics: dict[str, float]) -> bool:
         """Queue one step's metrics; never asks the run to stop."""
         now = int(time.time() * 1000)
+        self._seen = True
         self._buffer += [Metric(key, value, now, step) for key, value in metrics.items()]
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
         if late or len(self._buffer) >= FLUSH_METRICS:
@@ -194,8 +196,15 @@ class RunLog:
             self.client.log_batch(self.run_id, metrics=batch)
         self._buffer, self._flushed = [], time.monotonic()
 
-    def finish(self, result: dict[str, Any], config_file: Path) -> None:
-        """Final metrics, derived sizes, the resolved config; status by how it ended."""
+    def finish(self, result: dict[str, Any], folder: Path) -> None:
+        """Final metrics, derived sizes, the resolved config; status by how it ended.
+
+        A run that was finished before, by another sweep, brings its curve along from its folder.
+        """
+        if not self._seen and (folder / "metrics.jsonl").exists():
+            for line in (folder / "metrics.jsonl").read_text().splitlines():
+                metrics = json.loads(line)
+                self.observe(metrics.pop("step"), metrics)
         self.flush()
         now, step = int(time.time() * 1000), int(result["facts"]["num_steps"])
         final = {f"final/{key}": value for key, value in result["metrics"].items()}
@@ -209,7 +218,7 @@ class RunLog:
         if result["reason"]:
             tags.append(RunTag("pdx.reason", result["reason"]))
         self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
-        self.client.log_artifact(self.run_id, str(config_file))
+        self.client.log_artifact(self.run_id, str(folder / "config.yaml"))
         self.client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, reason: str) -> None:

@@ -55,11 +55,19 @@ def compose_cfg() -> Callable[..., DictConfig]:
     return inner
 
 
-@pytest.fixture
-def tiny(compose_cfg: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., tuple[Run, Env]]:
-    """Overrides on top of ``TINY`` -> a run that takes seconds, with outputs in ``tmp_path``."""
+@pytest.fixture(scope="session")
+def tiny_at(compose_cfg: Callable[..., DictConfig]) -> Callable[..., tuple[Run, Env]]:
+    """As ``tiny``, with outputs in a directory that tests may share."""
 
-    def inner(*overrides: str) -> tuple[Run, Env]:
-        return run_of(compose_cfg(*TINY, f"env.outputs={tmp_path / 'out'}", *overrides))
+    def inner(outputs: Path, *overrides: str) -> tuple[Run, Env]:
+        other = {"teacher=pretrained", "teacher=none"} & {*overrides}
+        base = [o for o in TINY if not (other and o.startswith("teacher."))]
+        return run_of(compose_cfg(*base, f"env.outputs={outputs}", *overrides))
 
     return inner
+
+
+@pytest.fixture
+def tiny(tiny_at: Callable[..., tuple[Run, Env]], tmp_path: Path) -> Callable[..., tuple[Run, Env]]:
+    """Overrides on top of ``TINY`` -> a run that takes seconds, with outputs in ``tmp_path``."""
+    return lambda *overrides: tiny_at(tmp_path / "out", *overrides)

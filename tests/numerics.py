@@ -26,6 +26,14 @@ def component(axis: str, value: str, **changes: Any) -> Any:
     return build(OmegaConf.merge(node, changes), axis)  # type: ignore[arg-type]
 
 
+def taught(run: Any, env: Any) -> tuple[Any, Any]:
+    """The same run, its teacher trained: without MLflow, whose database takes seconds to make."""
+    from pdx.execute import execute
+
+    execute(run.teacher.run(run), env, quiet=True)
+    return run, env
+
+
 def fits(signal: Any) -> Any:
     """A signal of any size, cut to the tests' vocabulary."""
     from dataclasses import replace

@@ -40,26 +40,33 @@ class Batch(NamedTuple):
         return Batch(*moved)  # type: ignore[arg-type]
 
 
-def _identity(data: Any) -> dict[str, Any]:
-    return {
+_IDENTITIES: dict[str, dict[str, Any]] = {}
+
+
+def identity(data: Any, fresh: bool = False) -> dict[str, Any]:
+    """A corpus is its settings and its content, which is hashed once a process unless ``fresh``."""
+    settings = {
         "format": FORMAT,
-        "class": f"{type(data).__module__}.{type(data).__qualname__}",
+        "_target_": f"{type(data).__module__}.{type(data).__qualname__}",
         "version": data.version,
-        "fields": asdict(data),
-        **data.content(),
+        **asdict(data),
     }
+    key = digest(settings)
+    if fresh or key not in _IDENTITIES:
+        _IDENTITIES[key] = settings | data.content()
+    return _IDENTITIES[key]
 
 
 def find(data: Any, outputs: Outputs) -> "TokenSet | None":
     """The tokens of a data component if they are already made."""
-    final = outputs.data / digest(_identity(data))
+    final = outputs.data / digest(identity(data))
     return TokenSet(final) if (final / "manifest.json").exists() else None
 
 
 def prepare(data: Any, outputs: Outputs) -> "TokenSet":
     """The tokens of a data component: found by digest, or made once, whatever the processes."""
-    identity = _identity(data)
-    name = digest(identity)
+    named = identity(data, fresh=True)
+    name = digest(named)
     final = outputs.data / name
     if not (final / "manifest.json").exists():
         with locked(outputs.data / f".{name}.lock"):
@@ -70,7 +77,7 @@ def prepare(data: Any, outputs: Outputs) -> "TokenSet":
                     manifest = data.build(directory)
                     write_json(
                         directory / "manifest.json",
-                        {**manifest, "digest": name, "identity": identity},
+                        {**manifest, "digest": name, "identity": named},
                     )
                 _tell(manifest, final)
     return TokenSet(final)

@@ -33,7 +33,7 @@ def run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
     try:
         result = execute(run, env, log.observe, quiet=True)
         log.dataset(type(run.data).__name__, result["facts"]["data_digest"], str(env.paths.data))
-        log.finish(result, env.paths.runs / run.run_id / "config.yaml")
+        log.finish(result, env.paths.runs / run.run_id)
         return Outcome(result["status"], result["metrics"]["val/loss"], result["reason"])
     except (torch.OutOfMemoryError, MemoryError) as err:
         outcome = Outcome("oom", reason=f"out of memory: {err}")

@@ -1,0 +1,431 @@
+"""The logits store: what is read is what was captured, for these tokens, by this teacher."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numerics import component, logits, taught
+
+from pdx import prepare
+from pdx.config import Run, config_of
+from pdx.env import Env
+from pdx.errors import ConfigError, StoreError
+from pdx.execute import execute
+from pdx.files import digest, read_json, write_json
+from pdx.frozen import load_model
+from pdx.prepare import Shared
+from pdx.signal import Rows
+from pdx.store import writer
+from pdx.store.format import FORMAT_VERSION, Layout, shard_path
+from pdx.store.reader import Store
+
+Tiny = Callable[..., tuple[Run, Env]]
+
+# 512 windows of 64 tokens in six shards, the last one short; a teacher of large random weights.
+SETTINGS = [
+    "train.num_tokens=32768",
+    "train.max_epochs=2",
+    "store.top_k=6",
+    "store.temperatures=[0.5,1.0,2.0]",
+    "store.shard_tokens=6400",
+    "signal.top_k=6",
+    "teacher.init_std=0.4",
+    "teacher.num_tokens=2048",
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_at: Tiny, outputs: Path) -> Shared:
+    """A run whose store is captured."""
+    shared = Shared.of(*taught(*tiny_at(outputs, *SETTINGS)))
+    shared.open_store()
+    return shared
+
+
+@pytest.fixture(scope="module")
+def exact(shared: Shared) -> torch.Tensor:
+    """The teacher's logits [windows, L, V] from transformers alone, in float64."""
+    model = load_model(shared.teacher_dir(shared.run.teacher), "float32")
+    ids = shared.train_windows.ids(np.arange(512))[:, :-1]
+    with torch.no_grad():
+        return torch.cat([model(torch.from_numpy(part)).logits for part in np.split(ids, 8)]).double()
+
+
+@pytest.fixture
+def copy(shared: Shared, tmp_path: Path) -> Path:
+    """A copy of the store to be damaged."""
+    return Path(shutil.copytree(shared.store_dir, tmp_path / "copy"))
+
+
+def reopen(shared: Shared, directory: Path, num_windows: int = 512) -> Store:
+    return Store.open(directory, shared.layout, shared.store_manifest, num_windows)
+
+
+def read(shared: Shared, directory: Path, *index: int) -> Rows:
+    index_B = np.array(index)
+    return reopen(shared, directory).rows(index_B, shared.train_windows.ids(index_B))
+
+
+# ---- round trip ------------------------------------------------------------------------------
+
+
+def test_rows_equal_a_direct_computation(shared: Shared, exact: torch.Tensor):
+    index = [0, 99, 100, 511, 317]  # shards' edges, the short shard, out of order
+    rows, store = read(shared, shared.store_dir, *index), shared.open_store()
+    wanted_NV = exact[index].reshape(-1, 32)
+    top = wanted_NV.topk(6)
+    assert torch.equal(rows.ids_NK, top.indices) and rows.ids_NK.dtype == torch.int64
+    near = {"rtol": 1e-5, "atol": 2e-5, "check_dtype": False}
+    torch.testing.assert_close(rows.logits_NK, top.values, **near)
+    assert sorted(rows.lse) == [0.5, 1.0, 2.0]
+    for heat, lse_N in rows.lse.items():
+        torch.testing.assert_close(lse_N, torch.log((wanted_NV / heat).exp().sum(-1)), **near)
+    logprobs_NV = wanted_NV - wanted_NV.exp().sum(-1, keepdim=True).log()
+    targets_N1 = torch.from_numpy(shared.train_windows.ids(np.array(index))[:, 1:]).reshape(-1, 1)
+    columns = {
+        "target_logprob": logprobs_NV.gather(1, targets_N1)[:, 0],
+        "entropy": -(logprobs_NV.exp() * logprobs_NV).sum(-1),
+        "logit_std": ((wanted_NV - wanted_NV.mean(-1, keepdim=True)) ** 2).mean(-1).sqrt(),
+    }
+    for name, wanted_N in columns.items():
+        found = torch.from_numpy(store.column(name, np.array(index)).reshape(-1))
+        torch.testing.assert_close(found, wanted_N, **near)
+
+
+def test_the_argmax_is_the_first_id(shared: Shared, exact: torch.Tensor):
+    rows = read(shared, shared.store_dir, *range(512))
+    assert torch.equal(rows.ids_NK[:, 0], exact.reshape(-1, 32).argmax(-1))
+    assert (rows.logits_NK.diff(dim=-1) <= 0).all()
+
+
+def test_mean_target_logprob_is_over_all_tokens(shared: Shared, exact: torch.Tensor):
+    targets = torch.from_numpy(shared.train_windows.ids(np.arange(512))[:, 1:, None])
+    wanted = float(exact.log_softmax(-1).gather(-1, targets).mean())
+    assert shared.open_store().mean_target_logprob == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_lies_on_the_disk_is_as_large_as_predicted(shared: Shared):
+    files = sorted(shared.store_dir.glob("shard-*.bin"))
+    assert len(files) == 6
+    assert [f.stat().st_size for f in files] == [shared.layout.shard_bytes(s) for s in range(6)]
+    assert files[-1].stat().st_size == 12 * shared.layout.record.itemsize
+
+
+@pytest.mark.parametrize("vocab_size", [2**16, 2**16 + 1, 151_552])
+def test_wide_vocabularies_keep_their_ids(vocab_size: int):
+    layout = Layout(1, 1, 2, 1, (1.0,), vocab_size)
+    record = np.zeros(1, layout.record)
+    record["ids"][0, 0] = vocab_size - 1
+    assert int(record["ids"][0, 0, 0]) == vocab_size - 1
+
+
+# ---- what one capture serves -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "changes"),
+    [("topk", {"top_k": k, "tail": "bucket", "temperature": t}) for k in (1, 3, 6) for t in (0.5, 1.0, 2.0)]
+    + [("topk", {"top_k": 4, "tail": "renormalize", "temperature": 3.7})]
+    + [("topp_topk", {"top_k": 5, "top_p": p, "tail": t}) for p in (0.3, 0.9) for t in ("bucket", "renormalize")],
+)
+def test_smaller_k_any_p_and_declared_temperatures_are_served_exactly(
+    shared: Shared, exact: torch.Tensor, value: str, changes: dict[str, Any]
+):
+    """The store's word and that of the teacher's full logits, through the same signal."""
+    sparse = component("signal", value, **changes)
+    shared.run.store.check_serves(sparse)
+    stored = sparse.sparse(read(shared, shared.store_dir, 3, 400))
+    live = sparse.live(exact[[3, 400]].reshape(-1, 32).float(), lambda hidden: hidden)
+    student_NV = logits(0, 128, 32)
+    for found, wanted in zip(stored.align(student_NV), live.align(student_NV), strict=True):
+        torch.testing.assert_close(found.exp(), wanted.exp(), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_live_teacher_and_store_train_the_same_student(
+    tiny_at: Tiny, outputs: Path, shared: Shared, tmp_path: Path, precision: str
+):
+    """The student's precision is no business of the teacher's."""
+    settings = [s for s in SETTINGS if not s.startswith("store.")]
+    settings += ["train.num_tokens=4096", "signal.top_k=3", f"train.precision={precision}"]
+    settings += ["eval.num_tokens_teacher=0"]
+    weights, ids = [], []
+    for number, store in enumerate((["store=topk", "store.shard_tokens=6400"], ["store=none"])):
+        teacher = shared.teacher_dir(shared.run.teacher)
+        shutil.copytree(teacher, tmp_path / str(number) / "runs" / teacher.parent.name / "model")
+        run, env = tiny_at(tmp_path / str(number), *store, *settings)
+        execute(run, env, quiet=True)
+        assert env.paths.stores.exists() == run.is_stored
+        ids.append(run.run_id)
+        weights.append(load_model(env.paths.runs / run.run_id / "model", "float32").state_dict())
+    assert ids[0] == ids[1]  # what a store serves, it serves exactly: it is no part of the identity
+    for key, wanted in weights[0].items():
+        print(key, (weights[1][key]-wanted).abs().max())
+        torch.testing.assert_close(weights[1][key], wanted, rtol=0, atol=1e-6)
+
+
+# ---- what it refuses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"signal.top_k": 7},
+            r"signal.top_k=7: the store keeps store.top_k=6 logits of each position; "
+            r"use signal.top_k <= 6, or capture with store.top_k=7.",
+        ),
+        (
+            {"signal.temperature": 3.0, "signal.tail": "bucket"},
+            r"signal.temperature=3.0: tail=bucket needs the rest mass at this temperature, and the "
+            r"store declares \[0.5, 1.0, 2.0\]; use one of these, signal.tail=renormalize, or "
+            r"capture with store.temperatures=\[0.5, 1.0, 2.0, 3.0\].",
+        ),
+        ({"store.temperatures": "[0.5,2.0]"}, r"store.temperatures=\[0.5, 2.0\]: must include 1.0"),
+        ({"store.temperatures": "[]"}, r"store.temperatures=\[\]: must be one or more"),
+        ({"store.temperatures": "[1.0,-1.0]"}, r"store.temperatures=\[1.0, -1.0\]: must be one or more"),
+        ({"store.top_k": 0}, r"store.top_k=0: must be at least 1."),
+        ({"store.shard_tokens": 0}, r"store.shard_tokens=0: must be >= 1."),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_runs(
+    tiny: Tiny, changes: dict[str, Any], message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        tiny(*SETTINGS, *(f"{key}={value}" for key, value in changes.items()))
+
+
+def test_renormalize_is_served_at_any_temperature(tiny: Tiny):
+    tiny(*SETTINGS, "signal.temperature=3.0", "signal.tail=renormalize")
+
+
+def test_a_run_without_a_teacher_asks_nothing_of_the_store(tiny: Tiny):
+    assert not tiny(*SETTINGS, "loss=none", "signal.top_k=32")[0].is_stored
+
+
+FIELDS = ["ids", "logits", "lse", "target_logprob", "entropy", "logit_std", "tokens_digest", "checksum"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_one_flipped_bit_is_found_and_the_shard_named(shared: Shared, copy: Path, field: str):
+    window, record = 217, shared.layout.record
+    assert list(record.names or ()) == FIELDS
+    path = shard_path(copy, 2)
+    raw = bytearray(path.read_bytes())
+    start = (window - 200) * record.itemsize + record.fields[field][1]  # type: ignore[index]
+    raw[start + 1] ^= 0b100
+    path.write_bytes(raw)
+    with pytest.raises(StoreError, match=rf"shard-00002.bin: the record of window {window} was altered"):
+        read(shared, copy, window)
+    read(shared, copy, window - 1, window + 1)  # its neighbours are whole
+
+
+def test_a_truncated_shard_is_named(shared: Shared, copy: Path):
+    path = shard_path(copy, 3)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"shard-00003.bin: has \d+ bytes, not \d+; delete it"):
+        reopen(shared, copy)
+    reopen(shared, copy, num_windows=300)  # a run that does not reach it may go on
+
+
+def test_a_missing_shard_is_named(shared: Shared, copy: Path):
+    shard_path(copy, 5).unlink()
+    with pytest.raises(StoreError, match=r"shard-00005.bin: is missing; .* run the same command again"):
+        reopen(shared, copy)
+
+
+def test_a_shard_in_anothers_place_is_found(shared: Shared, copy: Path):
+    shutil.copy(shard_path(copy, 1), shard_path(copy, 2))
+    with pytest.raises(StoreError, match=r"shard-00002.bin: window 200 was captured for other tokens"):
+        read(shared, copy, 200)
+
+
+def test_other_tokens_are_found(shared: Shared):
+    store, index_B = shared.open_store(), np.array([4, 5])
+    ids = shared.train_windows.ids(index_B)
+    for b, i in ((0, 0), (1, 64), (1, 30)):
+        other = ids.copy()
+        other[b, i] = (other[b, i] + 1) % 32
+        with pytest.raises(StoreError, match=rf"window {index_B[b]} was captured for other tokens"):
+            store.rows(index_B, other)
+    with pytest.raises(StoreError, match="window 4 was captured for other tokens"):
+        store.rows(index_B, ids[::-1])
+
+
+def test_every_key_of_the_manifest_is_checked(shared: Shared, copy: Path):
+    manifest = read_json(copy / "manifest.json")
+    assert manifest == shared.store_manifest
+    assert {"teacher_id", "tokenizer_digest", "windows_digest", "top_k", "temperatures", "seq_len",
+            "stride", "document_mask", "record", "vocab_size"} < manifest.keys()
+    for key, value in manifest.items():
+        if key == "format_version":
+            continue
+        for other in (manifest | {key: "other"}, {k: v for k, v in manifest.items() if k != key}):
+            write_json(copy / "manifest.json", other)
+            found = repr(other.get(key))
+            with pytest.raises(StoreError) as refused:
+                reopen(shared, copy)
+            assert f"{key}: captured with {found}, this run uses {value!r}" in str(refused.value)
+
+
+def test_another_format_version_is_refused(shared: Shared, copy: Path):
+    write_json(copy / "manifest.json", shared.store_manifest | {"format_version": 99})
+    with pytest.raises(StoreError, match=rf"format_version=99, and this pdx reads {FORMAT_VERSION}"):
+        reopen(shared, copy)
+
+
+def test_no_store_at_all(shared: Shared, tmp_path: Path):
+    with pytest.raises(StoreError, match="no store here; run `pdx capture`"):
+        reopen(shared, tmp_path / "nothing")
+
+
+def test_another_teacher_data_or_width_is_another_store(tiny_at: Tiny, outputs: Path, shared: Shared):
+    def store_dir(*changes: str) -> Path:
+        return Shared.of(*tiny_at(outputs, *SETTINGS, *changes)).store_dir
+
+    assert store_dir() == shared.store_dir
+    same = ["student=s30k", "train.seed=5", "train.num_tokens=4096", "signal.top_k=2", "loss=soft_ce"]
+    assert store_dir(*same) == shared.store_dir  # a capture is shared by all of these
+    others = ["teacher.seed=1", "store.top_k=5", "store.temperatures=[1.0]", "train.split=teacher"]
+    others += ["store.shard_tokens=3200", "signal.top_k=5 store.top_k=5".split()[1]]
+    directories = [store_dir("signal.top_k=2", *change.split()) for change in others[:-1]]
+    assert len({*directories, shared.store_dir}) == len(others)
+
+
+# ---- how it is built -------------------------------------------------------------------------
+
+
+def stamps(directory: Path) -> dict[str, tuple[int, bytes]]:
+    return {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(directory.glob("*.bin"))}
+
+
+def fresh(shared: Shared, outputs: Path) -> Shared:
+    """The same run over the same tokens and teacher, with nothing captured yet."""
+    root = shared.env.paths
+    outputs.mkdir(parents=True)
+    for name in ("data", "runs"):
+        (outputs / name).symlink_to(getattr(root, name))
+    from dataclasses import replace
+
+    return Shared.of(shared.run, replace(shared.env, outputs=str(outputs)))
+
+
+def test_a_longer_capture_leaves_the_first_shards_as_they_are(shared: Shared, tmp_path: Path):
+    other = fresh(shared, tmp_path / "other")
+    other.ensure_store(130)
+    first = stamps(other.store_dir)
+    assert list(first) == ["shard-00000.bin", "shard-00001.bin"]
+    other.ensure_store(512)
+    after = stamps(other.store_dir)
+    assert len(after) == 6 and {name: after[name] for name in first} == first
+    assert {n: b for n, (_, b) in after.items()} == {n: b for n, (_, b) in stamps(shared.store_dir).items()}
+
+
+CAPTURE = """
+import json, os, signal, sys
+from pdx import files
+from pdx.config import run_of_resolved
+from pdx.prepare import Shared
+from pdx.store import writer
+
+config, mode = json.load(sys.stdin), sys.argv[1]
+replace, write = os.replace, writer.write_bytes
+
+def dying(old, new):
+    if str(new).endswith("shard-00002.bin"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(old, new)
+
+def waiting(path, payload):
+    print("capturing", path.name, flush=True)
+    if path.name == "shard-00000.bin":
+        while not (path.parent / "go").exists():
+            pass
+    write(path, payload)
+
+if mode == "die":
+    files.os.replace = dying
+else:
+    writer.write_bytes = waiting
+run, env = run_of_resolved(config)
+Shared.of(run, env).open_store()
+"""
+
+
+def other_process(shared: Shared, mode: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CAPTURE, mode],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdin is not None
+    json.dump(config_of(shared.run, shared.env), process.stdin)
+    process.stdin.close()
+    return process
+
+
+def test_a_killed_capture_goes_on_at_the_first_missing_shard(shared: Shared, tmp_path: Path):
+    other = fresh(shared, tmp_path / "other")
+    process = other_process(other, "die")
+    assert process.wait(60) == -signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
+    before = stamps(other.store_dir)
+    assert list(before) == ["shard-00000.bin", "shard-00001.bin"]
+    assert any(".shard-00002.bin." in f.name for f in other.store_dir.iterdir())  # half done
+    other.open_store()
+    after = stamps(other.store_dir)
+    assert {name: after[name] for name in before} == before
+    assert {n: b for n, (_, b) in after.items()} == {n: b for n, (_, b) in stamps(shared.store_dir).items()}
+
+
+def test_two_captures_at_once_build_once(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    other = fresh(shared, tmp_path / "other")
+    process = other_process(other, "wait")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "capturing shard-00000.bin\n"  # it holds the lock now
+    written: list[Path] = []
+    monkeypatch.setattr(writer, "write_bytes", lambda path, payload: written.append(path))
+    ours = threading.Thread(target=other.open_store)
+    ours.start()
+    deadline = time.monotonic() + 30
+    while "waiting for another process" not in capfd.readouterr().err:
+        assert time.monotonic() < deadline and ours.is_alive()
+        time.sleep(0.05)
+    (other.store_dir / "go").touch()
+    ours.join(60)
+    assert not ours.is_alive() and process.wait(60) == 0
+    assert len(process.stdout.read().splitlines()) == 5
+    process.stdout.close()
+    assert not written and len(stamps(other.store_dir)) == 6
+
+
+def test_no_room_is_said_before_the_first_shard(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = fresh(shared, tmp_path / "other")
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    from pdx.errors import PdxError
+
+    with pytest.raises(PdxError, match=r"this capture needs 0.0\d GiB and 0.00 GiB are free"):
+        other.ensure_store(512)
+    assert not stamps(other.store_dir)
