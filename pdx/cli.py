@@ -218,7 +218,9 @@ def _export(arguments: list[str]) -> None:
 
     ours, rest = _taken(arguments, "env.outputs")
     if len(rest) != 2:
-        raise ConfigError("pdx export RUN DIR: give a run's id (or its first letters) and a folder.")
+        raise ConfigError(
+            "pdx export RUN DIR: give a run's id (or its first letters) and a folder."
+        )
     from pathlib import Path
 
     from pdx.housekeeping import export

@@ -60,7 +60,9 @@ def windows_in(windows: "Windows", num_tokens: int) -> int:
 
 
 @torch.no_grad()
-def _passes(model: Any, windows: "Windows", count: int, device: torch.device) -> Iterator[tuple["Batch", Tensor]]:
+def _passes(
+    model: Any, windows: "Windows", count: int, device: torch.device
+) -> Iterator[tuple["Batch", Tensor]]:
     """Batches of the first ``count`` windows, with the model's hidden states laid flat."""
     size = max(1, EVAL_BATCH_TOKENS // windows.seq_len)
     for start in range(0, count, size):
@@ -77,7 +79,9 @@ def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, windows: "Windows", num_tokens: int, device: torch.device) -> dict[str, float]:
+def held_out_loss(
+    model: Any, windows: "Windows", num_tokens: int, device: torch.device
+) -> dict[str, float]:
     """Mean loss in nats per token, and in bits per byte of the text that those tokens spell."""
     model.eval()
     count = windows_in(windows, num_tokens)
@@ -105,7 +109,11 @@ class Reference:
 
     def __init__(self, directory: Path) -> None:
         self.manifest = read_json(directory / "manifest.json")
-        shape = (self.manifest["num_windows"], self.manifest["seq_len"], self.manifest["hidden_size"])
+        shape = (
+            self.manifest["num_windows"],
+            self.manifest["seq_len"],
+            self.manifest["hidden_size"],
+        )
         self.hidden_BLD = np.memmap(directory / "hidden.bin", dtype="<f4", mode="r", shape=shape)
         self._head = directory / "head.safetensors"
 
@@ -123,7 +131,9 @@ class Reference:
 
     @staticmethod
     @torch.no_grad()
-    def build(directory: Path, teacher: "FrozenTeacher", windows: "Windows", num_tokens: int) -> None:
+    def build(
+        directory: Path, teacher: "FrozenTeacher", windows: "Windows", num_tokens: int
+    ) -> None:
         """One pass of the teacher, kept for every run that compares with it."""
         from safetensors.torch import save_file
 

@@ -4,10 +4,10 @@ import contextlib
 import json
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def use_threads(num_threads: int | None) -> None:
     torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0))))
 
 
-def execute(run: Run, env: Env, observe: Observe | None = None, quiet: bool = False) -> dict[str, Any]:
+def execute(
+    run: Run, env: Env, observe: Observe | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
 
     Args:
@@ -52,7 +54,9 @@ def execute(run: Run, env: Env, observe: Observe | None = None, quiet: bool = Fa
         path = env.paths.result(run.run_id)
         result = read_json(path) if path.exists() else None
         if result is None:
-            write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env))))
+            write_text(
+                run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
+            )
             result = _Execution(run, env, run_dir, observe, quiet).result()
             write_json(path, result)
             checkpoint.drop(run_dir)

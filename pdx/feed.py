@@ -59,7 +59,10 @@ class Feed:
             step * train.batch_size,
             train.batch_size,
         )
-        return [self._micro_batch(part) for part in np.split(order, train.batch_size // train.micro_batch_size)]
+        return [
+            self._micro_batch(part)
+            for part in np.split(order, train.batch_size // train.micro_batch_size)
+        ]
 
     def _micro_batch(self, index_B: np.ndarray) -> MicroBatch:
         batch = self.windows.batch(index_B)
@@ -80,5 +83,3 @@ class Feed:
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""
         return autocast(self.device, self.run.train.precision)
-
-

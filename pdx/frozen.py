@@ -80,7 +80,9 @@ def freeze(model: Any, token_set: TokenSet, device: torch.device, padding: str) 
     return teacher
 
 
-def load_pretrained(component: Pretrained, token_set: TokenSet, device: torch.device) -> FrozenTeacher:
+def load_pretrained(
+    component: Pretrained, token_set: TokenSet, device: torch.device
+) -> FrozenTeacher:
     """Load a pretrained teacher and compare its tokenizer with the data's.
 
     Raises:
@@ -91,7 +93,9 @@ def load_pretrained(component: Pretrained, token_set: TokenSet, device: torch.de
     options = {} if component.is_directory else {"revision": component.revision}
     try:
         model = load_model(component.path, component.dtype, **options)
-        tokenizer = AutoTokenizer.from_pretrained(component.path, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            component.path, trust_remote_code=False, **options
+        )
     except (OSError, ValueError) as err:
         raise ConfigError(
             f"teacher.path={component.path}: cannot be loaded ({str(err).splitlines()[0]}); name a "

@@ -160,7 +160,7 @@ class Llama:
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             bos_token_id=None,
             eos_token_id=None,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # type: ignore[call-arg]  transformers takes it by **kwargs
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

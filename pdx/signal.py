@@ -16,8 +16,8 @@ from pdx.build import check
 
 TAILS = ("renormalize", "bucket")
 
-# Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN; exp(NOTHING)
-# is 0 in float32 and float64 alike.
+# Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN, and
+# exp(NOTHING) is 0 in float32 and float64 alike.
 NOTHING = -1e4
 
 
@@ -148,7 +148,7 @@ class SparseSignal:
         # The rest mass from logs: 1 - sum(p) in float32 would be noise where the head is sharp.
         rest_C = (teacher_lse_C - self.lse_N).clamp(max=0.0)
         teacher_tail_C = torch.log(-torch.expm1(rest_C)).clamp(min=NOTHING)
-        # A dropped entry must not hide its id from the tail: it points at an id that is kept anyway.
+        # A dropped entry must not hide its id from the tail: let it point at one that is kept.
         hidden_CK = torch.where(self.keep_NK, self.ids_NK, self.ids_NK[:, :1])
         student_rest_CV = student_CV.scatter(-1, hidden_CK, -torch.inf)
         student_tail_C = student_rest_CV.logsumexp(-1) - student_lse_C1[:, 0]

@@ -215,7 +215,10 @@ def weights_digest(directory: Path) -> str:
             f"teacher.path={directory}: holds no config.json with *.safetensors; save it with "
             "save_pretrained(..., safe_serialization=True). Pickled weights are never loaded."
         )
-    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in [*files, directory / "config.json"]]
+    stamps = [
+        (str(f), f.stat().st_size, f.stat().st_mtime_ns)
+        for f in [*files, directory / "config.json"]
+    ]
     return _weights_digest(tuple(stamps))
 
 

@@ -164,7 +164,8 @@ def _zero_sums(device: torch.device, seconds: float = 0.0) -> dict[str, Any]:
 def _raise_if_diverged(step: int, sums: dict[str, Any]) -> None:
     if float(sums["bad"]) > 0 or not torch.isfinite(sums["loss"]):
         raise Diverged(
-            f"by step {step}: gradient or loss is not finite; lower optim.peak_lr or warm up longer."
+            f"by step {step}: gradient or loss is not finite; lower optim.peak_lr or warm up "
+            "longer."
         )
 
 

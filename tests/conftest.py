@@ -37,6 +37,9 @@ TINY = [
 ]
 
 
+OTHERS = {"teacher=pretrained", "teacher=none", "store=none", "signal=full"}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -60,8 +63,9 @@ def tiny_at(compose_cfg: Callable[..., DictConfig]) -> Callable[..., tuple[Run, 
     """As ``tiny``, with outputs in a directory that tests may share."""
 
     def inner(outputs: Path, *overrides: str) -> tuple[Run, Env]:
-        other = {"teacher=pretrained", "teacher=none"} & {*overrides}
-        base = [o for o in TINY if not (other and o.startswith("teacher."))]
+        # Settings of a component go with it where another is named.
+        axes = {o.split("=")[0] for o in overrides if o in OTHERS}
+        base = [o for o in TINY if o.split(".")[0] not in axes]
         return run_of(compose_cfg(*base, f"env.outputs={outputs}", *overrides))
 
     return inner

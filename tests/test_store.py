@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,6 @@ def test_live_teacher_and_store_train_the_same_student(
         weights.append(load_model(env.paths.runs / run.run_id / "model", "float32").state_dict())
     assert ids[0] == ids[1]  # what a store serves, it serves exactly: it is no part of the identity
     for key, wanted in weights[0].items():
-        print(key, (weights[1][key]-wanted).abs().max())
         torch.testing.assert_close(weights[1][key], wanted, rtol=0, atol=1e-6)
 
 
@@ -338,7 +338,7 @@ def test_a_longer_capture_leaves_the_first_shards_as_they_are(shared: Shared, tm
 
 
 CAPTURE = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pdx import files
 from pdx.config import run_of_resolved
 from pdx.prepare import Shared
@@ -356,7 +356,7 @@ def waiting(path, payload):
     print("capturing", path.name, flush=True)
     if path.name == "shard-00000.bin":
         while not (path.parent / "go").exists():
-            pass
+            time.sleep(0.01)
     write(path, payload)
 
 if mode == "die":
@@ -368,24 +368,30 @@ Shared.of(run, env).open_store()
 """
 
 
-def other_process(shared: Shared, mode: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+@contextmanager
+def other_process(shared: Shared, mode: str) -> Iterator[subprocess.Popen[str]]:
+    """A capture of the same store in a process of its own."""
+    with subprocess.Popen(
         [sys.executable, "-c", CAPTURE, mode],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdin is not None
-    json.dump(config_of(shared.run, shared.env), process.stdin)
-    process.stdin.close()
-    return process
+    ) as process:
+        assert process.stdin is not None
+        json.dump(config_of(shared.run, shared.env), process.stdin)
+        process.stdin.close()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_killed_capture_goes_on_at_the_first_missing_shard(shared: Shared, tmp_path: Path):
     other = fresh(shared, tmp_path / "other")
-    process = other_process(other, "die")
-    assert process.wait(60) == -signal.SIGKILL
-    assert process.stdout is not None
-    process.stdout.close()
+    with other_process(other, "die") as process:
+        assert process.wait(60) == -signal.SIGKILL
     before = stamps(other.store_dir)
     assert list(before) == ["shard-00000.bin", "shard-00001.bin"]
     assert any(".shard-00002.bin." in f.name for f in other.store_dir.iterdir())  # half done
@@ -398,23 +404,21 @@ def test_a_killed_capture_goes_on_at_the_first_missing_shard(shared: Shared, tmp
 def test_two_captures_at_once_build_once(
     shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    other = fresh(shared, tmp_path / "other")
-    process = other_process(other, "wait")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "capturing shard-00000.bin\n"  # it holds the lock now
-    written: list[Path] = []
+    other, written = fresh(shared, tmp_path / "other"), []
     monkeypatch.setattr(writer, "write_bytes", lambda path, payload: written.append(path))
-    ours = threading.Thread(target=other.open_store)
-    ours.start()
-    deadline = time.monotonic() + 30
-    while "waiting for another process" not in capfd.readouterr().err:
-        assert time.monotonic() < deadline and ours.is_alive()
-        time.sleep(0.05)
-    (other.store_dir / "go").touch()
-    ours.join(60)
-    assert not ours.is_alive() and process.wait(60) == 0
-    assert len(process.stdout.read().splitlines()) == 5
-    process.stdout.close()
+    with other_process(other, "wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "capturing shard-00000.bin\n"  # it holds the lock now
+        ours = threading.Thread(target=other.open_store)
+        ours.start()
+        deadline = time.monotonic() + 30
+        while "waiting for another process" not in capfd.readouterr().err:
+            assert time.monotonic() < deadline and ours.is_alive()
+            time.sleep(0.05)
+        (other.store_dir / "go").touch()
+        ours.join(60)
+        assert not ours.is_alive() and process.wait(60) == 0
+        assert len(process.stdout.read().splitlines()) == 5
     assert not written and len(stamps(other.store_dir)) == 6
 
 

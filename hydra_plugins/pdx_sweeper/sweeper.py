@@ -31,7 +31,7 @@ class PdxSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Hydra's: what a launcher will need. The task is ours: workers are launched, not trials."""
+        """Hydra's: what a launcher will need. Its task is not: workers are launched, not trials."""
         self.context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Any:

@@ -34,7 +34,9 @@ class Store:
             write_json(directory / MANIFEST, manifest)
 
     @classmethod
-    def open(cls, directory: Path, layout: Layout, manifest: dict[str, Any], num_windows: int) -> "Store":
+    def open(
+        cls, directory: Path, layout: Layout, manifest: dict[str, Any], num_windows: int
+    ) -> "Store":
         """Open a store for the first ``num_windows`` windows.
 
         Raises:
@@ -62,7 +64,9 @@ class Store:
         Raises:
             StoreError: a record was altered, or was captured for other tokens.
         """
-        records = np.stack([self._record(int(i), window) for i, window in zip(index_B, ids, strict=True)])
+        records = np.stack(
+            [self._record(int(i), window) for i, window in zip(index_B, ids, strict=True)]
+        )
         flat = len(index_B) * self.layout.seq_len
         lse_NT = torch.from_numpy(records["lse"].reshape(flat, -1))
         return Rows(
@@ -78,7 +82,9 @@ class Store:
     @cached_property
     def mean_target_logprob(self) -> float:
         """Minus the teacher's own loss over what is captured, nats per token."""
-        shards = [s for s in range(self.layout.num_shards) if shard_path(self.directory, s).exists()]
+        shards = [
+            s for s in range(self.layout.num_shards) if shard_path(self.directory, s).exists()
+        ]
         sums = [self._shard(s)["target_logprob"].sum(dtype=np.float64) for s in shards]
         return float(sum(sums) / sum(self._shard(s)["target_logprob"].size for s in shards))
 

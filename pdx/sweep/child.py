@@ -23,13 +23,11 @@ def run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
     if run.run_id != point.run_id:
         return Outcome(
             "failed",
-            reason=f"planned as {point.run_id} and now {run.run_id}: the corpus or the code changed "
-            "since the sweep was planned; run the sweep's command again.",
+            reason=f"planned as {point.run_id} and now {run.run_id}: the corpus or the code "
+            "changed since the sweep was planned; run the sweep's command again.",
         )
     tags = {"role": point.role}
-    log = RunLog(
-        env, point.run_id, "run", point.params, SweepLog(env, sweep_id), point.label, tags
-    )
+    log = RunLog(env, point.run_id, "run", point.params, SweepLog(env, sweep_id), point.label, tags)
     try:
         result = execute(run, env, log.observe, quiet=True)
         log.dataset(type(run.data).__name__, result["facts"]["data_digest"], str(env.paths.data))

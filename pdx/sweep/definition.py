@@ -66,7 +66,10 @@ def define(
         text = _load(path)
         scale, block = _scale(path, text, scale)
         question = str(text["question"]).strip()
-        base = [*_overrides(path, "base", text.get("base")), *_overrides(path, "base", block.get("base"))]
+        base = [
+            *_overrides(path, "base", text.get("base")),
+            *_overrides(path, "base", block.get("base")),
+        ]
     elif scale is not None:
         raise SweepError(f"scale={scale}: names a block of a sweep file; add sweep=NAME.")
     axes = {key: _settings(key, values) for key, values in (block.get("axes") or {}).items()}
@@ -74,11 +77,12 @@ def define(
         axes[SEED_AXIS] = _settings(SEED_AXIS, block["seeds"])
     for override in _parse(overrides):
         settings = _expand(override)
+        only = settings[0]
         if len(settings) > 1:
-            axes[settings[0].key] = settings
+            axes[only.key] = settings
         else:
-            axes.pop(settings[0].key, None)
-            base.append(settings[0].override)
+            axes.pop(only.key, None)
+            base.append(only.override)
     blocks = block.get("control") or []
     blocks = [blocks] if blocks and isinstance(blocks[0], str) else blocks
     controls = tuple({s[0].key: s for s in map(_expand, _parse(b))} for b in blocks)
@@ -151,7 +155,9 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides([str(o) for o in overrides])
     except OverrideParseException as err:
-        raise SweepError(f"{err.override}: is no override ({err.message}); write key=value.") from err
+        raise SweepError(
+            f"{err.override}: is no override ({err.message}); write key=value."
+        ) from err
 
 
 def _settings(key: str, values: Any) -> tuple[Setting, ...]:
@@ -177,7 +183,9 @@ def _expand(override: Override) -> tuple[Setting, ...]:
     key = override.get_key_element()
     shown = key.lstrip("+~")
     if not override.is_sweep_override():
-        return (Setting(shown, override.value(), override.input_line or f"{key}={override.value()}"),)
+        return (
+            Setting(shown, override.value(), override.input_line or f"{key}={override.value()}"),
+        )
     if not override.is_discrete_sweep():
         raise SweepError(
             f"{override.input_line}: an interval is for a search, and this is a grid; list values, "

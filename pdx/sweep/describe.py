@@ -73,7 +73,9 @@ def status_of(plan: Plan, env: Env) -> str:
 
     directory = plan.directory(env)
     if not (directory / "journal.log").exists():
-        return f"{plan.sweep_id}: not started; {len(pending(plan, env))} of {len(plan.points)} to do"
+        return (
+            f"{plan.sweep_id}: not started; {len(pending(plan, env))} of {len(plan.points)} to do"
+        )
     queue = Queue(directory)
     counts = queue.counts(plan)
     lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in counts.items())]

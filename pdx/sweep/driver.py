@@ -99,7 +99,9 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
         return _conclude(plan, env, queue, log, counts)
 
 
-def _conclude(plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int]) -> dict[str, int]:
+def _conclude(
+    plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int]
+) -> dict[str, int]:
     files: list[Path] = []
     if counts["complete"] + counts["diverged"]:
         html, files = report(plan, env)
@@ -120,7 +122,7 @@ def _conclude(plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, in
 
 def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
     """Tables, figures and report.html from the run folders."""
-    from pdx.analysis.report import write_report
+    from pdx.analysis.report import write_report  # pyright: ignore[reportMissingImports]
 
     files = write_report(plan.directory(env), env.paths.runs)
     return files.html, [files.html, *files.figures, files.table]

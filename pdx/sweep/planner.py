@@ -81,7 +81,9 @@ class _Planner:
             for settings in product(*(crossed[k] for k in read), *block.values()):
                 yield self._point("control", settings)[0]
 
-    def _reads(self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]], key: str) -> bool:
+    def _reads(
+        self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]], key: str
+    ) -> bool:
         """Whether the first and another value of an axis make different runs of a control."""
         others = [values[0] for name, values in crossed.items() if name != key]
         ids = {self._point("control", [*others, s, *own])[1].run_id for s in crossed[key][:2]}

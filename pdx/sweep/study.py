@@ -142,9 +142,7 @@ class Queue:
         """The trial that speaks for each point: its last."""
         known = {p.run_id for p in plan.points}
         ordered = sorted(self.trials(), key=lambda t: t.number)
-        return {
-            t.user_attrs["run_id"]: t for t in ordered if t.user_attrs.get("run_id") in known
-        }
+        return {t.user_attrs["run_id"]: t for t in ordered if t.user_attrs.get("run_id") in known}
 
     def counts(self, plan: Plan) -> dict[str, int]:
         """Points by how they stand: complete, diverged, failed, to_do."""

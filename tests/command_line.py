@@ -1,0 +1,145 @@
+"""The real command line, in processes of its own: what the tests of sweeps share."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from conftest import TINY
+from optuna.trial import FrozenTrial
+
+from pdx.files import read_json
+from pdx.sweep.study import Queue
+
+SECONDS = 180.0  # generous: what passes in ten seconds alone may share its cores
+
+
+def wait_for(what: str, condition: Callable[[], Any], process: Any = None) -> Any:
+    """Poll until ``condition`` holds, and return what it gave; ``process`` must live until then."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        ended = process is not None and process.poll() is not None
+        assert not ended, f"ended with {process.returncode} while waiting for: {what}"
+        assert time.monotonic() < deadline, f"waited {SECONDS:.0f} s in vain for: {what}"
+        time.sleep(0.02)
+    return found
+
+
+class Shell:
+    """A user's terminal in a folder: its own outputs, sweeps/ and packages."""
+
+    def __init__(self, root: Path, **environ: str) -> None:
+        self.root, self.out = root, root / "out"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PDX_"))}
+        own = {"PDX_OUTPUTS": str(self.out), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        self.environ = kept | own | environ
+        self.program = shutil.which("pdx", path=str(Path(sys.executable).parent))
+        assert self.program, "pdx is not installed beside this Python"
+
+    def pdx(self, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; ``status`` is the exit status to ask for."""
+        done = subprocess.run(
+            [str(self.program), *arguments],
+            cwd=self.root,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        said = f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}\n{self.worker_logs()[-6000:]}"
+        assert status is None or done.returncode == status, f"exit {done.returncode}:\n{said}"
+        return done
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command under way as the leader of its process group; all of it dies with the block."""
+        with open(self.root / "terminal.log", "ab") as log:
+            process = subprocess.Popen(
+                [str(self.program), *arguments],
+                cwd=self.root,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            for left in self.processes():
+                left.kill()
+            process.wait(SECONDS)
+
+    def terminal(self) -> str:
+        """What commands under way have said so far."""
+        return (self.root / "terminal.log").read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that this terminal started and that lives, whoever its parent is now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("PDX_OUTPUTS") == str(self.out)
+                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def worker_logs(self) -> str:
+        """What the workers of all sweeps said."""
+        files = sorted(self.out.glob("sweeps/*/workers/*.log"))
+        return "\n".join(f"== {file.name}\n{file.read_text()}" for file in files)
+
+    # ---- what is on the disk -----------------------------------------------------------------
+
+    def plan(self) -> dict[str, Any]:
+        """The only sweep's plan."""
+        (file,) = self.out.glob("sweeps/*/plan.json")
+        return read_json(file)
+
+    def run_dirs(self) -> dict[str, Path]:
+        """The run folders of the only sweep's points, by label."""
+        return {
+            " ".join(f"{k}={v}" for k, v in p["params"].items()): self.out / "runs" / p["run_id"]
+            for p in self.plan()["points"]
+        }
+
+    def trials(self) -> list[FrozenTrial]:
+        """The only sweep's trials."""
+        (file,) = self.out.glob("sweeps/*/journal.log")
+        return Queue(file.parent).trials()
+
+    def results(self) -> dict[str, int]:
+        """When each result was written, by run id."""
+        return {f.parent.name: f.stat().st_mtime_ns for f in self.out.glob("runs/*/result.json")}
+
+    def mlflow_runs(self, query: str = "") -> list[Any]:
+        """MLflow's runs."""
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.out / 'mlflow.db'}")
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        return list(client.search_runs(experiments, query))
+
+
+def states(trials: list[FrozenTrial]) -> dict[str, list[str]]:
+    """The states that each point went through, by run id."""
+    found: dict[str, list[str]] = {}
+    for trial in sorted(trials, key=lambda t: t.number):
+        found.setdefault(trial.user_attrs["run_id"], []).append(trial.state.name)
+    return found
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps that a run has logged so far."""
+    file = run_dir / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
