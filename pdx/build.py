@@ -28,7 +28,7 @@ def find_class(target: str, key: str, packages: Collection[str]) -> type:
     module_name, _, class_name = target.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as err:
+    except (ImportError, AttributeError, ValueError) as err:
         raise ConfigError(
             f"{key}._target_={target}: cannot be imported ({err}); name a class as module.Class."
         ) from err

@@ -1,6 +1,7 @@
 """The verbs. Nothing heavy is imported before a verb needs it."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ A sweep may be narrowed to a block of its file by scale=NAME. `train` and `captu
 applications: --cfg job, --config-dir, hydra/launcher=... work. `pdx train --help` shows the config.
 """
 SWEEP_VERBS = ("plan", "status", "report")
+HYDRA_SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,12 +86,31 @@ def _guarded(verb: Callable[[list[str]], Any], rest: list[str]) -> int:
 
 def _of_hydra(err: Exception) -> str | None:
     """The message of an error in the command line that Hydra or OmegaConf found."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+    from pdx.build import did_you_mean
+
+    inner = err.__cause__
+    if isinstance(err, MissingConfigException) and err.missing_cfg_file and err.options:
+        axis, _, value = err.missing_cfg_file.rpartition("/")
+        return (
+            f"{axis}={value}: no such value.{did_you_mean(value, err.options)} "
+            f"Known: {', '.join(err.options)}; `pdx axes` says what each is."
+        )
+    if isinstance(err, OverrideParseException):
+        return (
+            f"{err.override}: is no override ({str(err.message).splitlines()[0]}); write "
+            "key=value, and quote what has spaces or commas, such as key='a, b'."
+        )
+    if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
+        known = [k for k in map(str, inner.parent_node) if k != "hydra" and k[0] != "_"]
+        return (
+            f"{inner.full_key}: unknown key.{did_you_mean(str(inner.key), known)} "
+            f"Known: {', '.join(sorted(known))}."
+        )
     if isinstance(err, (HydraException, OmegaConfBaseException)):
-        lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-        return " ".join(lines)
+        return " ".join(f"{err} {inner or ''}".split())
     return None
 
 
@@ -125,9 +146,16 @@ def _sweep(action: str, arguments: list[str]) -> None:
     rest = [a for a in rest if a not in flags]
     command = shlex.join(["pdx", "train", "-m", *(f"{k}={v}" for k, v in ours.items()), *rest])
     handed = [f"hydra.sweeper.{key}={value}" for key, value in ours.items()]
-    quoted = command.replace("\\", "\\\\").replace("'", "\\'")
-    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command='{quoted}'"]
+    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={_literal(command)}"]
     _hydra(_no_task, ["-m", *rest, *handed])
+
+
+def _literal(text: str) -> str:
+    """``text`` as a value on Hydra's command line that stands for itself."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    kept = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)  # no interpolation
+    return QuotedString(kept, Quote.single).with_quotes()
 
 
 def _no_task(cfg: Any) -> None:
@@ -142,8 +170,15 @@ def _train(arguments: list[str]) -> None:
 
         key, value = next(iter(ours.items()))
         raise SweepError(f"{key}={value}: is for a multirun; write pdx train -m {key}={value}.")
-    information = any(a.startswith(("--cfg", "-c", "--info", "-i", "--help")) for a in arguments)
-    if multirun and not information and not _other_sweeper(arguments):
+    shown = [a for a in arguments if a.partition("=")[0] in HYDRA_SHOWS]
+    if multirun and shown:
+        from pdx.errors import SweepError
+
+        raise SweepError(
+            f"{shown[0]}: shows one run's config; leave out -m, sweep= and scale=, or use "
+            "`pdx plan -m ...`, which shows every run of a sweep."
+        )
+    if multirun and not _other_sweeper(arguments):
         _sweep("train", arguments)
     else:
         _hydra(train_one, arguments)
@@ -160,7 +195,7 @@ def train_one(cfg: Any) -> float:
 
     run, env = run_of(cfg)
     from pdx.execute import execute, use_threads
-    from pdx.tracking import RunLog
+    from pdx.tracking import RunLog, log_teacher
 
     use_threads(None)
     log = RunLog(env, run.run_id, "run", _choices())
@@ -171,6 +206,8 @@ def train_one(cfg: Any) -> float:
         log.fail(f"{type(err).__name__}: {err}")
         raise
     log.finish(result, folder)
+    if result["facts"]["teacher_id"]:
+        log_teacher(env, result["facts"]["teacher_id"])
     metrics = result["metrics"]
     print(f"{run.run_id} {result['status']} {result['reason'] or ''}")
     for key in sorted(metrics):

@@ -70,6 +70,7 @@ class _Execution:
         self, run: Run, env: Env, run_dir: Path, observe: Observe | None, quiet: bool
     ) -> None:
         self.run, self.env, self.run_dir, self.observe = run, env, run_dir, observe
+        self.quiet = quiet
         self.bar = tqdm(
             total=run.num_steps * run.batch_tokens,
             desc=run.run_id,
@@ -83,6 +84,13 @@ class _Execution:
         run, began = self.run, time.monotonic()
         self.shared = shared = Shared.of(run, self.env)
         self.device, self.val = shared.device, shared.token_set.windows("val")
+        if not self.quiet:
+            print(
+                f"{run.run_id}: {run.num_steps:,} steps, {shared.num_unique_tokens:,} unique tokens "
+                f"of the {shared.train_windows.num_tokens:,} in split {run.train.split!r}, "
+                f"{shared.num_epochs:.2f} epochs",
+                file=sys.stderr,
+            )
         self.student = run.student.init(
             shared.token_set.vocab_size, shared.token_set.seq_len, run.train.seed
         ).to(self.device)

@@ -1,7 +1,7 @@
 """What runs share, made once whoever needs it first: tokens, teacher, store, reference."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,9 @@ class Shared:
         if not isinstance(teacher, Trained) or self.teacher_dir(teacher).is_dir():
             return
         from pdx.execute import execute
-        from pdx.tracking import RunLog
 
-        run, run_id = teacher.run(self.run), self.teacher_id(teacher)
-        print(f"teacher: training {run_id}", file=sys.stderr)
-        log = RunLog(self.env, run_id, "teacher", asdict(teacher), name=f"teacher {run_id}")
-        result = execute(run, self.env, log.observe)
-        log.finish(result, self.env.paths.runs / run_id)
+        print(f"teacher: training {self.teacher_id(teacher)}", file=sys.stderr)
+        result = execute(teacher.run(self.run), self.env)
         if result["status"] != "complete":
             raise Diverged(f"teacher: its training diverged ({result['reason']}).")
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mlflow.utils.mlflow_tags import (
 
 from pdx.env import Env
 from pdx.errors import TrackingError
+from pdx.files import free_lock
 from pdx.provenance import provenance
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # creating a database is no news
@@ -107,23 +108,33 @@ class SweepLog:
             self.client.log_param(self.run_id, "num_runs", num_runs)
         self.client.update_run(self.run_id, status="RUNNING")
 
-    def finish(self, counts: dict[str, int], artifacts: Iterable[Path] = ()) -> None:
-        """Close the parent run, with our own figures attached."""
+    def finish(self, counts: dict[str, int]) -> None:
+        """Close the parent run."""
         assert self.run_id is not None
         now = int(time.time() * 1000)
         metrics = [Metric(f"runs/{name}", float(n), now, 0) for name, n in counts.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
-        for path in artifacts:
-            self.client.log_artifact(self.run_id, str(path), "report")
-        done = counts.get("failed", 0) + counts.get("to_do", 0) == 0
+        done = counts["complete"] + counts["diverged"] == sum(counts.values())
         self.client.set_terminated(self.run_id, "FINISHED" if done else "FAILED")
 
-    def close_lost(self, run_id: str, reason: str) -> None:
-        """Mark a child whose process is gone, so that nothing shows as running that is not."""
-        child = _find(self.client, self.experiment, sweep_id=self.sweep_id, run_id=run_id)
-        if child and self.client.get_run(child).info.status == "RUNNING":
-            self.client.set_tag(child, "pdx.reason", reason)
-            self.client.set_terminated(child, "KILLED")
+    def attach(self, files: Iterable[Path]) -> None:
+        """Our own tables and figures, beside MLflow's."""
+        assert self.run_id is not None
+        for path in files:
+            self.client.log_artifact(self.run_id, str(path), "report")
+
+    def close_lost(self, reasons: Mapping[str, str]) -> None:
+        """Close runs and teachers whose process is gone: nothing shows as running that is not.
+
+        A process holds the lock of its run's folder for as long as it lives.
+        """
+        for run in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
+            run_id = run.data.tags.get("pdx.run_id", "")
+            lock = self.env.paths.runs / run_id / ".lock"
+            if run_id and lock.exists() and free_lock(lock):
+                reason = reasons.get(run_id, "lost: its process is gone")
+                self.client.set_tag(run.info.run_id, "pdx.reason", reason[:5000])
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def compare_link(self) -> str | None:
         """The path of MLflow's compare page over the sweep's runs."""
@@ -134,6 +145,15 @@ class SweepLog:
         ids = json.dumps([r.info.run_id for r in runs], separators=(",", ":"))
         experiments = json.dumps([self.experiment], separators=(",", ":"))
         return f"/#/compare-runs?runs={ids}&experiments={experiments}"
+
+
+def log_teacher(env: Env, run_id: str) -> None:
+    """A teacher that was trained here, from its folder; nothing if it is there or was not."""
+    path = env.paths.result(run_id)
+    client, experiment = connect(env)
+    if path.exists() and not _find(client, experiment, kind="teacher", run_id=run_id):
+        log = RunLog(env, run_id, "teacher", {}, name=f"teacher {run_id}")
+        log.finish(json.loads(path.read_text()), path.parent)
 
 
 class RunLog:
@@ -161,6 +181,8 @@ class RunLog:
         if found:
             self.run_id = found
             self.client.update_run(found, status="RUNNING")
+            if "pdx.reason" in self.client.get_run(found).data.tags:
+                self.client.delete_tag(found, "pdx.reason")  # of the end that is undone
             return
         all_tags = {f"pdx.{key}": value for key, value in (named | (tags or {})).items()}
         all_tags[MLFLOW_GIT_COMMIT] = provenance()["git_commit"] or "unknown"

@@ -367,8 +367,7 @@ def test_distillation_learns(tiny_at: Tiny, outputs: Path, signal: str):
     lines = (env.paths.runs / run.run_id / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert result["metrics"]["train/kd_loss"] < 0.9 * first["train/kd_loss"]
-    kept = {"full": 32, "topk": 8, "topp_topk": 8}[signal]
-    print(result["metrics"], first, kept)
+    assert result["metrics"]["val/top1_agreement"] > 2 / 32
     assert result["facts"]["flops_teacher_inference_exact"] > 0
 
 

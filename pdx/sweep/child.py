@@ -18,6 +18,14 @@ from pdx.tracking import RunLog, SweepLog
 
 def run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
     """Run a point here, with MLflow told of it from its start to its end."""
+    try:
+        return _run_point(point, sweep_id, num_threads)
+    except Exception as err:  # a config that no longer builds, MLflow gone: told in the study
+        traceback.print_exc()
+        return Outcome("failed", reason=f"{type(err).__name__}: {err}")
+
+
+def _run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
     use_threads(num_threads)
     run, env = run_of_resolved(point.config)
     if run.run_id != point.run_id:

@@ -1,6 +1,7 @@
 """What a sweep is before anything is composed: a file of sweeps/, or a grid on the command line."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 
 from pdx.build import did_you_mean
@@ -52,40 +53,50 @@ class Definition:
 
 
 def define(
-    sweep: str | None, scale: str | None, overrides: Sequence[str], command: str
+    sweep: str | None,
+    scale: str | None,
+    overrides: Sequence[str],
+    command: str,
+    parser: OverridesParser | None = None,
 ) -> Definition:
     """A sweep file's definition with the command line's overrides on top, or an ad-hoc grid.
+
+    Args:
+        parser: Hydra's; one that knows where configs are also reads ``glob(...)``.
 
     Raises:
         SweepError: no such file or scale, unknown keys, nothing to sweep over, bad grammar.
     """
     block: dict[str, Any] = {}
-    question, base = "An ad-hoc grid.", []
+    question, base, where = "An ad-hoc grid.", [], Path()
+    parser = parser or OverridesParser.create()
     if sweep is not None:
-        path = find_sweep(sweep)
-        text = _load(path)
-        scale, block = _scale(path, text, scale)
+        where = find_sweep(sweep)
+        text = _load(where)
+        scale, block = _scale(where, text, scale)
         question = str(text["question"]).strip()
         base = [
-            *_overrides(path, "base", text.get("base")),
-            *_overrides(path, "base", block.get("base")),
+            *_overrides(where, "base", text.get("base")),
+            *_overrides(where, "base", block.get("base")),
         ]
     elif scale is not None:
         raise SweepError(f"scale={scale}: names a block of a sweep file; add sweep=NAME.")
-    axes = {key: _settings(key, values) for key, values in (block.get("axes") or {}).items()}
-    if "seeds" in block:
-        axes[SEED_AXIS] = _settings(SEED_AXIS, block["seeds"])
-    for override in _parse(overrides):
-        settings = _expand(override)
+    axes = {k: _settings(parser, k, values) for k, values in _axes(where, block).items()}
+    expected = block.get("expected_runs")
+    for override in _parse(parser, overrides):
+        settings = _expand(parser, override)
         only = settings[0]
+        if len(settings) > 1 or only.key in axes:
+            expected = None  # another grid than the one that the file counts
         if len(settings) > 1:
             axes[only.key] = settings
         else:
             axes.pop(only.key, None)
             base.append(only.override)
-    blocks = block.get("control") or []
-    blocks = [blocks] if blocks and isinstance(blocks[0], str) else blocks
-    controls = tuple({s[0].key: s for s in map(_expand, _parse(b))} for b in blocks)
+    controls = tuple(
+        {s[0].key: s for s in (_expand(parser, o) for o in _parse(parser, b))}
+        for b in _controls(where, block.get("control") or [])
+    )
     return Definition(
         name=sweep or "grid",
         scale=scale or NO_SCALE,
@@ -93,7 +104,7 @@ def define(
         base=tuple(base),
         axes=axes,
         controls=controls,
-        expected_runs=None if overrides else block.get("expected_runs"),
+        expected_runs=expected,
         command=command,
     )
 
@@ -151,34 +162,60 @@ def _overrides(path: Path, key: str, value: Any) -> list[str]:
     return [str(v) for v in value or []]
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _axes(path: Path, block: dict[str, Any]) -> dict[str, Any]:
+    axes = block.get("axes") or {}
+    if not isinstance(axes, dict):
+        raise SweepError(
+            f"{path}: axes: must name values by axis, such as `student: [s10k, s30k]`."
+        )
+    return axes | ({SEED_AXIS: block["seeds"]} if "seeds" in block else {})
+
+
+def _controls(path: Path, value: Any) -> list[list[str]]:
+    """One list of overrides, or a list of such lists."""
+    if isinstance(value, list):
+        if all(isinstance(v, str) for v in value):
+            return [value] if value else []
+        if all(isinstance(v, list) for v in value):
+            return value
+    raise SweepError(
+        f"{path}: control: must be a list of overrides such as [loss=none], or a list of those."
+    )
+
+
+def _parse(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides([str(o) for o in overrides])
+        return parser.parse_overrides([str(o) for o in overrides])
     except OverrideParseException as err:
         raise SweepError(
             f"{err.override}: is no override ({err.message}); write key=value."
         ) from err
 
 
-def _settings(key: str, values: Any) -> tuple[Setting, ...]:
+def _settings(parser: OverridesParser, key: str, values: Any) -> tuple[Setting, ...]:
     """An axis of a sweep file: a list is a grid, a string is Hydra's grammar."""
     if isinstance(values, str):
-        (override,) = _parse([f"{key}={values}"])
-        return _expand(override)
+        return _expand(parser, _parse(parser, [f"{key}={values}"])[0])
     if not isinstance(values, list) or not values:
         raise SweepError(f"axes.{key}={values}: must be a list of values, or Hydra's grammar.")
-    return tuple(_expand(_parse([f"{key}={_quote(v)}"])[0])[0] for v in values)
+    written = _parse(parser, [f"{key}={_quote(v)}" for v in values])
+    return tuple(_expand(parser, override)[0] for override in written)
 
 
 def _quote(value: Any) -> str:
     """A YAML value as Hydra's grammar reads it back."""
-    if isinstance(value, str):
-        plain = value.replace("_", "").replace("/", "").replace(".", "").replace("-", "").isalnum()
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[\w./-]+", value, re.ASCII) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+    ):
+        return value
+    return QuotedString(value, Quote.single).with_quotes()
 
 
-def _expand(override: Override) -> tuple[Setting, ...]:
+def _expand(parser: OverridesParser, override: Override) -> tuple[Setting, ...]:
     """An override's values, one setting each."""
     key = override.get_key_element()
     shown = key.lstrip("+~")
@@ -192,5 +229,7 @@ def _expand(override: Override) -> tuple[Setting, ...]:
             "or use range(start, stop, step) or choice(...)."
         )
     written = [f"{key}={text}" for text in override.sweep_string_iterator()]
-    parsed = _parse(written)
+    parsed = _parse(parser, written)
+    if not parsed:
+        raise SweepError(f"{override.input_line}: names no value; list values, or widen it.")
     return tuple(Setting(shown, p.value(), w) for p, w in zip(parsed, written, strict=True))

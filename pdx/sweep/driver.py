@@ -1,14 +1,12 @@
 """The driver: from the command line's overrides to a finished, reported sweep."""
 
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 
@@ -17,6 +15,7 @@ from pdx.errors import SweepError
 from pdx.files import locked
 from pdx.sweep.definition import define
 from pdx.sweep.describe import describe, status_of
+from pdx.sweep.interrupt import terminate_as_interrupt
 from pdx.sweep.local import visible_gpus
 from pdx.sweep.plan import Plan, pending
 from pdx.sweep.planner import make_plan
@@ -27,7 +26,8 @@ from pdx.sweep.worker import Prepare, Worker
 
 def drive(sweeper: Any, arguments: list[str]) -> Any:
     """What ``-m`` does: plan, status, report or train."""
-    definition = define(sweeper.sweep_name, sweeper.scale, arguments, sweeper.command)
+    parser = OverridesParser.create(config_loader=sweeper.context.config_loader)
+    definition = define(sweeper.sweep_name, sweeper.scale, arguments, sweeper.command, parser)
 
     def compose(overrides: list[str]) -> Any:
         return sweeper.context.config_loader.load_sweep_config(sweeper.config, overrides)
@@ -56,64 +56,72 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
     from pdx.tracking import SweepLog
 
     directory = plan.directory(env)
-    with locked(directory / "driver.lock", wait=False) as got, _terminate_as_interrupt():
+    with locked(directory / "driver.lock", wait=False) as got, terminate_as_interrupt():
         if not got:
             raise SweepError(
                 f"{plan.sweep_id}: another process is driving it ({directory}); `pdx status` with "
                 "the same arguments shows how far it is."
             )
         plan.save(directory)
+        queue = Queue(directory)
         log = SweepLog(env, plan.sweep_id)  # creates MLflow's database before any worker starts
         log.start(plan.question, plan.command, len(plan.points))
-        queue = Queue(directory)
-        for run_id in queue.reap(plan, env.max_retries):
-            log.close_lost(run_id, "lost: its worker is gone")
-        queued = queue.enqueue(plan)
-        todo = pending(plan, env)
-        print(
-            f"{plan.sweep_id}: {len(plan.points)} runs, {len(plan.points) - len(todo)} finished, "
-            f"{queued} queued",
-            file=sys.stderr,
-        )
         try:
+            queue.reap(plan, env.max_retries)
+            todo = pending(plan, env)
+            queue.enqueue(plan, {p.run_id for p in todo})
+            print(
+                f"{plan.sweep_id}: {len(plan.points)} runs, {len(plan.points) - len(todo)} "
+                f"finished, {queue.num_waiting()} queued",
+                file=sys.stderr,
+            )
             if todo:
                 _launch(sweeper, Prepare(str(directory)), 1)
-            if queued:
-                num_workers = min(workers_of(env), queued)
-                gpus = tuple(visible_gpus(env.gpus))
-                task = Worker(str(directory), num_workers, gpus, env.isolation, env.max_retries)
-                stop = threading.Event()
-                watcher = threading.Thread(target=watch, args=(plan, env, stop), daemon=True)
-                watcher.start()
-                try:
-                    _launch(sweeper, task, num_workers)
-                finally:
-                    stop.set()
-                    watcher.join()
+            _work(sweeper, plan, env, queue)
         finally:
-            for run_id in queue.reap(plan, env.max_retries):
-                log.close_lost(run_id, "lost: its worker is gone")
+            queue.reap(plan, env.max_retries)
+            log.close_lost(queue.failures(plan))
             counts = queue.counts(plan)
-            if counts["to_do"]:
-                log.finish(counts)
+            log.finish(counts)
         return _conclude(plan, env, queue, log, counts)
+
+
+def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue) -> None:
+    """Launch workers until nothing waits: again where the last one was lost with its point."""
+    gpus = tuple(visible_gpus(env.gpus))
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(plan, env, stop), daemon=True)
+    if queue.num_waiting():
+        watcher.start()
+    try:
+        while waiting := queue.num_waiting():
+            num_workers = min(workers_of(env), waiting)
+            task = Worker(
+                str(plan.directory(env)), num_workers, gpus, env.isolation, env.max_retries
+            )
+            _launch(sweeper, task, num_workers)
+            if not queue.reap(plan, env.max_retries):
+                return  # what still waits, no worker could take
+    finally:
+        stop.set()
+        if watcher.is_alive():
+            watcher.join()
 
 
 def _conclude(
     plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int]
 ) -> dict[str, int]:
-    files: list[Path] = []
     if counts["complete"] + counts["diverged"]:
         html, files = report(plan, env)
+        log.attach(files)
         print(f"report: {html}")
-    if not counts["to_do"]:
-        log.finish(counts, files)
     if link := log.compare_link():
         print(f"compare in MLflow: run `pdx ui`, then open http://127.0.0.1:5000{link}")
-    if counts["failed"] + counts["to_do"]:
+    not_run = counts["to_do"] + counts["running"]
+    if counts["failed"] + not_run:
         reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures(plan).items())
         raise SweepError(
-            f"{plan.sweep_id}: {counts['failed']} runs failed and {counts['to_do']} were not run, "
+            f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
             f"{counts['complete']} of {len(plan.points)} are complete; logs are in "
             f"{plan.directory(env) / 'workers'}; the same command runs what is left.\n{reasons}"
         )
@@ -145,20 +153,3 @@ def _launch(sweeper: Any, task: Any, count: int) -> None:
             if isinstance(task, Prepare):
                 _ = result.return_value  # raises what the preparation raised
             print(f"warning: {result._return_value}", file=sys.stderr)
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does: children stopped, states told."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,7 +1,6 @@
 """A process for one point: a fork of a forkserver that has torch and transformers loaded."""
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -9,8 +8,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pdx.sweep.interrupt import die_with_parent
+
 PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def run_isolated(arguments: tuple[Any, ...]) -> Outcome:
 
 
 def _main(pipe: Connection, environ: dict[str, str], arguments: tuple[Any, ...]) -> None:
-    # Children of a forkserver outlive a killed worker otherwise.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # the forkserver, which goes when its worker goes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(environ)

@@ -16,6 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from pdx.errors import SweepError
+from pdx.sweep.interrupt import die_with_parent, interrupt_once
 
 
 def visible_gpus(gpus: Any) -> list[str]:
@@ -88,6 +89,8 @@ def _collect(overrides: list[str], process: Any, pipe: Connection) -> JobReturn:
 
 
 def _job(payload: bytes, pipe: Connection) -> None:
+    die_with_parent()
+    interrupt_once()
     state, context, task, config, overrides, job, log, slot = cloudpickle.loads(payload)
     if slot is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before anything touches CUDA

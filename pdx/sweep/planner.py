@@ -104,8 +104,10 @@ class _Planner:
 
 def _refuse_equal(one: Point, other: Point) -> None:
     differ = [k for k in one.params if one.params[k] != other.params[k]]
+    if not differ:
+        raise SweepError(f"axes {', '.join(one.params)}: name [{one.label}] twice; name it once.")
     raise SweepError(
-        f"axes {', '.join(differ) or '(none)'}: change nothing between [{one.label}] and "
+        f"axes {', '.join(differ)}: change nothing between [{one.label}] and "
         f"[{other.label}], which are the same run {one.run_id}; drop the axis, or move a loss that "
         "does not read it to `control` (on the command line: run it in a grid of its own)."
     )

@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from pdx.sweep.plan import Plan, Point
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 NAME = "sweep"
-OVER = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _choice(value: Any) -> Any:
@@ -52,14 +52,20 @@ class Queue:
         """All trials as they stand now."""
         return self.study.get_trials(deepcopy=False)
 
-    def enqueue(self, plan: Plan) -> int:
-        """Queue every point that is neither over, running nor waiting; return how many."""
+    def enqueue(self, plan: Plan, unfinished: Collection[str]) -> int:
+        """Queue every point that is neither over, running nor waiting; return how many.
+
+        A point of ``unfinished`` is not over, whatever the study says: its result was removed.
+        """
+        over = {
+            t.user_attrs["run_id"] for t in self.trials() if t.state == TrialState.COMPLETE
+        }.difference(unfinished)
         live = {
             t.user_attrs["run_id"]
             for t in self.trials()
-            if t.state in (*OVER, TrialState.RUNNING, TrialState.WAITING)
+            if t.state in (TrialState.RUNNING, TrialState.WAITING)
         }
-        todo = [p for p in plan.points if p.run_id not in live]
+        todo = [p for p in plan.points if p.run_id not in over | live]
         for point in todo:
             self._add(point, plan, retries=0)
         return len(todo)
@@ -138,6 +144,10 @@ class Queue:
 
     # ---- how far it is -----------------------------------------------------------------------
 
+    def num_waiting(self) -> int:
+        """Points that a worker could take."""
+        return sum(t.state == TrialState.WAITING for t in self.trials())
+
     def latest(self, plan: Plan) -> dict[str, FrozenTrial]:
         """The trial that speaks for each point: its last."""
         known = {p.run_id for p in plan.points}
@@ -145,8 +155,8 @@ class Queue:
         return {t.user_attrs["run_id"]: t for t in ordered if t.user_attrs.get("run_id") in known}
 
     def counts(self, plan: Plan) -> dict[str, int]:
-        """Points by how they stand: complete, diverged, failed, to_do."""
-        counts = {"complete": 0, "diverged": 0, "failed": 0, "to_do": 0}
+        """Points by how they stand: complete, diverged, failed, running, to_do."""
+        counts = {"complete": 0, "diverged": 0, "failed": 0, "running": 0, "to_do": 0}
         latest = self.latest(plan)
         for point in plan.points:
             trial = latest.get(point.run_id)
@@ -154,6 +164,8 @@ class Queue:
                 counts[trial.user_attrs["status"]] += 1
             elif trial is not None and trial.state == TrialState.FAIL:
                 counts["failed"] += 1
+            elif trial is not None and trial.state == TrialState.RUNNING:
+                counts["running"] += 1
             else:
                 counts["to_do"] += 1
         return counts

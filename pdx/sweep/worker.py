@@ -21,11 +21,14 @@ class Prepare:
         from pdx.config import run_of_resolved
         from pdx.execute import use_threads
         from pdx.prepare import ensure_all
+        from pdx.tracking import log_teacher
 
         use_threads(None)
         plan = load_plan(Path(self.directory))
         _, env = run_of_resolved(plan.points[0].config)
         ensure_all([p.config for p in pending(plan, env)])
+        for teacher_id in {p.facts["teacher_id"] for p in plan.points} - {None}:
+            log_teacher(env, teacher_id)
 
 
 @dataclass(frozen=True)
