@@ -99,10 +99,9 @@ def _of_hydra(err: Exception) -> str | None:
             f"Known: {', '.join(err.options)}; `pdx axes` says what each is."
         )
     if isinstance(err, OverrideParseException):
-        return (
-            f"{err.override}: is no override ({str(err.message).splitlines()[0]}); write "
-            "key=value, and quote what has spaces or commas, such as key='a, b'."
-        )
+        from pdx.sweep.definition import grammar_error
+
+        return grammar_error(err)
     if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
         known = [k for k in map(str, inner.parent_node) if k != "hydra" and k[0] != "_"]
         return (

@@ -125,6 +125,7 @@ class Trained:
             ),
             optim=AdamW(
                 peak_lr=self.peak_lr,
+                lr_reference_width=None,
                 beta1=0.9,
                 beta2=0.95,
                 eps=1e-8,

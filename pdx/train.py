@@ -117,6 +117,7 @@ def train(
             _raise_if_diverged(step, sums)
             seconds += time.monotonic() - mark  # training only: what follows is not counted
             metrics = _training_metrics(sums, seconds, step, run)
+            metrics["train/lr"] = optimizer.param_groups[0]["lr"]
             sums = _zero_sums(feed.device, seconds)
             if step in eval_steps:
                 metrics |= evaluate()
@@ -149,7 +150,7 @@ def train(
         grad_norm = nn.utils.clip_grad_norm_(student.parameters(), run.optim.clip_norm)
         sums["bad"] += ~torch.isfinite(grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = run.optim.peak_lr * run.schedule(fraction)
+            group["lr"] = group["peak_lr"] * run.schedule(fraction)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return metrics
@@ -177,7 +178,6 @@ def _training_metrics(
         "tokens": float(step * run.batch_tokens),
         "train/loss": float(sums["loss"]) / num_valid,
         "train/ce_loss": float(sums["ce"]) / num_valid,
-        "train/lr": run.optim.peak_lr * run.schedule((step - 0.5) / run.num_steps),
         "perf/tokens_per_second": num_valid / max(seconds - sums["seconds"], 1e-9),
         "perf/train_seconds": seconds,
     }

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import TINY
 from optuna.trial import FrozenTrial
 
 from pdx.files import read_json

@@ -42,7 +42,9 @@ def fits(signal: Any) -> Any:
 
 
 # Every signal, tail and side of temperature: those of conf/ as they are, and what they can be.
-SIGNALS: dict[str, Any] = {f"conf/{name}": fits(component("signal", name)) for name in values("signal")}
+SIGNALS: dict[str, Any] = {
+    f"conf/{name}": fits(component("signal", name)) for name in values("signal")
+}
 for _t, _both in ((1.0, False), (2.0, False), (2.0, True), (0.5, True)):
     _heat = {"temperature": _t, "temper_student": _both}
     _name = f"t{_t:g}{'_both' if _both else ''}"
@@ -76,7 +78,7 @@ class Word(NamedTuple):
 
 
 def lse(values: list[float]) -> float:
-    """log sum exp; minus infinity of nothing."""
+    """Log sum exp; minus infinity of nothing."""
     top = max(values, default=-math.inf)
     return top if top == -math.inf else top + math.log(sum(math.exp(v - top) for v in values))
 

@@ -1,4 +1,4 @@
-"""The config surface: every value builds, files say everything, bad input is named, hashes mean content."""
+"""Every value builds, files say everything, bad input is named, and a hash means content."""
 
 import json
 import os
@@ -79,7 +79,10 @@ def test_every_value_of_every_axis_builds(compose_cfg: Compose, file: Path):
     run, env = run_of(compose_cfg(f"{group}={value}", *GIVEN.get(key(file), [])))
     name = "eval_teacher" if "@" in group else axis
     built = env if axis == "env" else getattr(run, name)
-    assert is_dataclass(built) and f"{type(built).__module__}.{type(built).__name__}" == node(file)._target_
+    assert (
+        is_dataclass(built)
+        and f"{type(built).__module__}.{type(built).__name__}" == node(file)._target_
+    )
 
 
 def test_the_config_surface_is_golden():
@@ -94,7 +97,9 @@ def test_the_config_surface_is_golden():
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(found)
     changed = {*found.splitlines()} ^ {*GOLDEN.read_text().splitlines()}
-    assert not changed, "the config surface changed; if meant, run with PDX_UPDATE_GOLDEN=1 and commit"
+    assert not changed, (
+        "the config surface changed; if meant, run with PDX_UPDATE_GOLDEN=1 and commit"
+    )
 
 
 # ---- bad input -------------------------------------------------------------------------------
@@ -103,18 +108,40 @@ def test_the_config_surface_is_golden():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.num_tokens=4095"], r"train.num_tokens=4095: must hold one step of train.batch_size \* data.seq_len = 4096 tokens."),
+        (
+            ["train.num_tokens=4095"],
+            r"train.num_tokens=4095: must hold one step of train.batch_size \* data.seq_len = 4096 "
+            r"tokens.",
+        ),
         (["train.batch_size=0"], r"train.batch_size=0: must be at least 1."),
-        (["train.micro_batch_size=3"], r"train.micro_batch_size=3: must divide train.batch_size=16."),
-        (["train.micro_batch_size=0"], r"train.micro_batch_size=0: must divide train.batch_size=16."),
-        (["train.split=val"], r"train.split=val: must be one of student, teacher, student\+teacher."),
+        (
+            ["train.micro_batch_size=3"],
+            r"train.micro_batch_size=3: must divide train.batch_size=16.",
+        ),
+        (
+            ["train.micro_batch_size=0"],
+            r"train.micro_batch_size=0: must divide train.batch_size=16.",
+        ),
+        (
+            ["train.split=val"],
+            r"train.split=val: must be one of student, teacher, student\+teacher.",
+        ),
         (["train.max_epochs=0"], r"train.max_epochs=0.0: must be > 0."),
         (["train.num_evals=0"], r"train.num_evals=0: must be at least 1."),
         (["train.precision=fp8"], r"train.precision=fp8: must be auto, float32 or bfloat16."),
-        (["train.num_tokens=many"], r"train.num_tokens: Value 'many' of type 'str' could not be converted to Integer"),
-        (["train.num_tokens=1.5"], r"train.num_tokens: Value '1.5' of type 'float' could not be converted to Integer"),
+        (
+            ["train.num_tokens=many"],
+            r"train.num_tokens: Value 'many' of type 'str' could not be converted to Integer",
+        ),
+        (
+            ["train.num_tokens=1.5"],
+            r"train.num_tokens: Value '1.5' of type 'float' could not be converted to Integer",
+        ),
         (["train.num_tokens=null"], r"train.num_tokens: .*None"),
-        (["signal.temper_student=perhaps"], r"signal.temper_student: Value 'perhaps' is not a valid bool"),
+        (
+            ["signal.temper_student=perhaps"],
+            r"signal.temper_student: Value 'perhaps' is not a valid bool",
+        ),
         (["optim.peak_lr=0"], r"optim.peak_lr=0.0: must be > 0."),
         (["optim.peak_lr=nan"], r"optim.peak_lr=nan: must be > 0."),
         (["optim.beta1=1.0"], r"optim.beta1=1.0: must lie in \[0, 1\)."),
@@ -123,26 +150,53 @@ def test_the_config_surface_is_golden():
         (["optim.weight_decay=-1"], r"optim.weight_decay=-1.0: must be >= 0."),
         (["optim.clip_norm=0"], r"optim.clip_norm=0.0: must be > 0."),
         (["mix.kd_weight=1.5"], r"mix.kd_weight=1.5: must lie in \[0, 1\]."),
-        (["teacher=none"], r"teacher=none: ForwardKL needs a teacher; use teacher=trained or teacher=pretrained, or loss=none."),
-        (["teacher=same"], r"teacher=same: means the run's own teacher, and is for eval_teacher only; use"),
+        (
+            ["teacher=none"],
+            r"teacher=none: ForwardKL needs a teacher; use teacher=trained or "
+            r"teacher=pretrained, or loss=none.",
+        ),
+        (
+            ["teacher=same"],
+            r"teacher=same: means the run's own teacher, and is for eval_teacher only; use",
+        ),
         (["teacher=pretrained"], r"teacher.path=\?\?\?: must be given; pass teacher.path=VALUE."),
-        (["signal.top_k=65"], r"signal.top_k=65: the store keeps store.top_k=64 logits .*capture with store.top_k=65."),
-        (["signal.top_k=2000", "store.top_k=2000"], r"signal.top_k=2000: must not exceed the vocabulary, data.vocab_size=1024."),
-        (["signal.temperature=3.0"], r"signal.temperature=3.0: tail=bucket needs the rest mass at this temperature"),
+        (
+            ["signal.top_k=65"],
+            r"signal.top_k=65: the store keeps store.top_k=64 .*capture with store.top_k=65.",
+        ),
+        (
+            ["signal.top_k=2000", "store.top_k=2000"],
+            r"signal.top_k=2000: must not exceed the vocabulary, data.vocab_size=1024.",
+        ),
+        (
+            ["signal.temperature=3.0"],
+            r"signal.temperature=3.0: tail=bucket needs the rest mass at this temperature",
+        ),
         (["env.device=tpu"], r"env.device=tpu: must be auto, cpu or cuda."),
-        (["env.gpus=all"], r"env.gpus=all: must be auto, null or a list of indices such as \[0,1\]."),
+        (
+            ["env.gpus=all"],
+            r"env.gpus=all: must be auto, null or a list of indices such as \[0,1\].",
+        ),
         (["env.num_workers=0"], r"env.num_workers=0: must be auto or at least 1."),
         (["env.max_retries=-1"], r"env.max_retries=-1: must be >= 0."),
         (["data=synthetic", "data.vocab_size=300"], r"data.vocab_size=300: must be from 2 to 256."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_names_key_value_and_what_is_allowed(compose_cfg: Compose, overrides: list[str], message: str):
+def test_bad_input_names_key_value_and_what_is_allowed(
+    compose_cfg: Compose, overrides: list[str], message: str
+):
     with pytest.raises(ConfigError, match=f"^{message}"):
         run_of(compose_cfg(*overrides))
 
 
-GOOD = {"_target_": "pdx.signal.TopK", "top_k": 5, "tail": "bucket", "temperature": 1.0, "temper_student": False}
+GOOD = {
+    "_target_": "pdx.signal.TopK",
+    "top_k": 5,
+    "tail": "bucket",
+    "temperature": 1.0,
+    "temper_student": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -155,12 +209,28 @@ GOOD = {"_target_": "pdx.signal.TopK", "top_k": 5, "tail": "bucket", "temperatur
         ),
         ({"xyz": 2.0}, r"signal.xyz: unknown field of TopK. Known: tail, "),
         ({"tail": None}, r"signal.tail: .*None"),
-        ({"top_k": "5.5"}, r"signal.top_k: Value '5.5' of type 'str' could not be converted to Integer"),
-        ({"_target_": "os.system"}, r"signal._target_=os.system: targets must live under 'pdx.' or in a package named in env.packages=\[\]; add"),
-        ({"_target_": "pdxevil.signal.TopK"}, r"signal._target_=pdxevil.signal.TopK: targets must live under"),
-        ({"_target_": "pdx.signal.Nothing"}, r"signal._target_=pdx.signal.Nothing: cannot be imported .*; name a class as module.Class."),
+        (
+            {"top_k": "5.5"},
+            r"signal.top_k: Value '5.5' of type 'str' could not be converted to Integer",
+        ),
+        (
+            {"_target_": "os.system"},
+            r"signal._target_=os.system: targets must live under 'pdx.' or in a "
+            r"package named in env.packages=\[\]; add",
+        ),
+        (
+            {"_target_": "pdxevil.signal.TopK"},
+            r"signal._target_=pdxevil.signal.TopK: targets must live under",
+        ),
+        (
+            {"_target_": "pdx.signal.Nothing"},
+            r"signal._target_=pdx.signal.Nothing: cannot be imported .*; name a class as module",
+        ),
         ({"_target_": "pdx.nothing.TopK"}, r"signal._target_=pdx.nothing.TopK: cannot be imported"),
-        ({"_target_": "pdx.build.build"}, r"signal._target_=pdx.build.build: is no dataclass; a component is"),
+        (
+            {"_target_": "pdx.build.build"},
+            r"signal._target_=pdx.build.build: is no dataclass; a component is",
+        ),
         ({"_target_": "pdx"}, r"signal._target_=pdx: cannot be imported"),
     ],
 )
@@ -179,7 +249,9 @@ def test_build_wants_every_field(name: str):
 def test_a_missing_axis_is_named(compose_cfg: Compose):
     cfg = resolved(compose_cfg())
     del cfg["mix"]
-    with pytest.raises(ConfigError, match=r"^mix: missing from the config; name a value of this axis."):
+    with pytest.raises(
+        ConfigError, match=r"^mix: missing from the config; name a value of this axis."
+    ):
         run_of_resolved(cfg)
 
 
@@ -200,21 +272,26 @@ def test_a_loss_that_needs_a_closed_signal_refuses_others(tiny: Tiny):
     with pytest.raises(ConfigError) as refused:
         replace(run, loss=NeedsBoth())
     assert str(refused.value) == (
-        "signal.tail=renormalize: NeedsBoth compares distributions that must both sum to one on the "
-        "support; use signal.tail=bucket or signal=full."
+        "signal.tail=renormalize: NeedsBoth compares distributions that must both sum to one on "
+        "the support; use signal.tail=bucket or signal=full."
     )
 
 
-def test_a_package_that_the_user_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose_cfg: Compose):
+def test_a_package_that_the_user_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose_cfg: Compose
+):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\n\n\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Ramp:\n    top: float\n    version: ClassVar[int] = 1\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Ramp:\n"
+        "    top: float\n    version: ClassVar[int] = 1\n\n"
         "    def __call__(self, fraction):\n        return self.top * fraction\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     cfg = resolved(compose_cfg())
     cfg["mix"] = {"_target_": "mine.Ramp", "top": 0.5}
-    with pytest.raises(ConfigError, match=r"^mix._target_=mine.Ramp: targets must live .*env.packages=\[\]"):
+    with pytest.raises(
+        ConfigError, match=r"^mix._target_=mine.Ramp: targets must live .*env.packages=\[\]"
+    ):
         run_of_resolved(cfg)
     cfg["env"]["packages"] = ["mine"]
     run, _ = run_of_resolved(cfg)
@@ -245,23 +322,51 @@ def test_controls_are_shared_by_all_that_they_do_not_read(tiny: Tiny):
     """A run that reads no teacher is one run, whatever signal, mix, store and teacher are named."""
     evaluated = ["loss=none", "teacher@eval_teacher=trained"]
     control = run_id(tiny, *evaluated)
-    changes = ["signal.top_k=3", "signal=full", "signal.temperature=7.0", "mix.kd_weight=0.1", "store=none"]
-    changes += ["store.top_k=9", "store.temperatures=[1.0]", "teacher.seed=9", "teacher.num_layers=1", "teacher=none"]
+    changes = [
+        "signal.top_k=3",
+        "signal=full",
+        "signal.temperature=7.0",
+        "mix.kd_weight=0.1",
+        "store=none",
+    ]
+    changes += [
+        "store.top_k=9",
+        "store.temperatures=[1.0]",
+        "teacher.seed=9",
+        "teacher.num_layers=1",
+        "teacher=none",
+    ]
     changes += ["signal=topp_topk", "env.device=cpu", "env.num_workers=7", "env.experiment=x"]
     for change in changes:
         assert run_id(tiny, *evaluated, change) == control, change
     others = ["student=s30k", "train.seed=1", "optim.peak_lr=0.1", "schedule=cosine", "data.seed=1"]
-    others += ["train.num_tokens=8192", "eval.num_tokens=1024", "eval_teacher.seed=9", "loss=forward_kl"]
+    others += [
+        "train.num_tokens=8192",
+        "eval.num_tokens=1024",
+        "eval_teacher.seed=9",
+        "loss=forward_kl",
+    ]
     found = {run_id(tiny, *evaluated, change) for change in others}
     assert len(found | {control}) == len(others) + 1
 
 
 def test_distilled_runs_are_told_apart_by_what_they_read(tiny: Tiny):
     plain = run_id(tiny)
-    changes = ["signal.top_k=3", "signal=full", "signal=topp_topk", "signal.temperature=2.0", "signal.tail=renormalize"]
-    changes += ["signal.temper_student=true", "mix.kd_weight=0.1", "teacher.seed=9", "loss=soft_ce", "loss=mse"]
-    changes += ["eval_teacher=none", "train.micro_batch_size=4"]
-    changes = [c.replace("eval_teacher=none", "teacher@eval_teacher=none") for c in changes]
+    changes = [
+        "signal.top_k=3",
+        "signal=full",
+        "signal=topp_topk",
+        "signal.temperature=2.0",
+        "signal.tail=renormalize",
+    ]
+    changes += [
+        "signal.temper_student=true",
+        "mix.kd_weight=0.1",
+        "teacher.seed=9",
+        "loss=soft_ce",
+        "loss=mse",
+    ]
+    changes += ["teacher@eval_teacher=none"]
     found = {run_id(tiny, change) for change in changes}
     assert len(found | {plain}) == len(changes) + 1
     for change in ("store.top_k=20", "store=none", "env.device=cpu", "env.checkpoint_seconds=1"):
@@ -272,13 +377,27 @@ def test_same_as_evaluation_teacher_is_the_runs_own(tiny: Tiny):
     assert run_id(tiny) == run_id(
         tiny,
         "teacher@eval_teacher=trained",
-        *(f"eval_teacher.{k}" for k in ("hidden_size=32", "ffn_size=64", "num_layers=2", "num_heads=2",
-                                        "num_kv_heads=2", "num_tokens=16384", "batch_size=8")),
+        *(
+            f"eval_teacher.{k}"
+            for k in (
+                "hidden_size=32",
+                "ffn_size=64",
+                "num_layers=2",
+                "num_heads=2",
+                "num_kv_heads=2",
+                "num_tokens=16384",
+                "batch_size=8",
+            )
+        ),
     )
 
 
-@pytest.mark.parametrize("axis", ["student", "signal", "loss", "mix", "schedule", "optim", "train", "eval", "data"])
-def test_a_components_version_is_in_the_hash(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, axis: str):
+@pytest.mark.parametrize(
+    "axis", ["student", "signal", "loss", "mix", "schedule", "optim", "train", "eval", "data"]
+)
+def test_a_components_version_is_in_the_hash(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, axis: str
+):
     """Changed mathematics never reuses old runs; a teacher's parts count through its own run."""
     before = run_id(tiny)
     run, _ = tiny()
@@ -307,6 +426,9 @@ def test_steps_tokens_and_windows(tiny: Tiny):
 def test_no_value_repeats_another(compose_cfg: Compose):
     """Two files that say the same are one value with two names."""
     for axis in sorted({file.parent.as_posix() for file in FILES} - {"env"}):
-        said = [json.dumps(OmegaConf.to_container(node(Path(axis) / f"{v}.yaml")), sort_keys=True) for v in values(axis)]
+        said = [
+            json.dumps(OmegaConf.to_container(node(Path(axis) / f"{v}.yaml")), sort_keys=True)
+            for v in values(axis)
+        ]
         assert len({*said}) == len(said), axis
     assert component("train", "debug") != component("train", "default")

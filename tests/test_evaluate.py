@@ -91,7 +91,9 @@ def test_held_out_loss_is_its_oracle(shared: Shared, student: Any, mask: bool):
     num_bytes = int(val.window_bytes(np.arange(23)).sum())
     assert len(nats) == 23 * (21 if mask else 64)
     assert found["loss"] == pytest.approx(math.fsum(nats) / len(nats), rel=1e-6)
-    assert found["bits_per_byte"] == pytest.approx(math.fsum(nats) / math.log(2) / num_bytes, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(
+        math.fsum(nats) / math.log(2) / num_bytes, rel=1e-6
+    )
     assert student.training
 
 
@@ -175,13 +177,25 @@ def test_every_run_is_measured_alike(tiny: Tiny):
     """Plain and distilled runs report the same names, and nothing that depends on the loss."""
     keys = []
     for loss in ("none", "forward_kl"):
-        result = execute(*taught(*tiny(f"loss={loss}", "train.num_tokens=2048", *SETTINGS)), quiet=True)
+        result = execute(
+            *taught(*tiny(f"loss={loss}", "train.num_tokens=2048", *SETTINGS)), quiet=True
+        )
         keys.append({k for k in result["metrics"] if not k.startswith("train/")})
         assert all(math.isfinite(v) for v in result["metrics"].values())
-    assert keys[0] == keys[1] > {
-        "val/loss", "val/bits_per_byte", "test/loss", "test/bits_per_byte", "val/teacher_kl",
-        "val/top1_agreement", "val/ece", "val/teacher_loss",
-    }
+    assert (
+        keys[0]
+        == keys[1]
+        > {
+            "val/loss",
+            "val/bits_per_byte",
+            "test/loss",
+            "test/bits_per_byte",
+            "val/teacher_kl",
+            "val/top1_agreement",
+            "val/ece",
+            "val/teacher_loss",
+        }
+    )
 
 
 def test_no_evaluation_without_a_teacher(tiny: Tiny):
@@ -210,7 +224,9 @@ def test_a_well_trained_student_comes_near_the_exact_loss_and_not_below(tiny: Ti
     ids = Shared.of(run, env).token_set.windows("val").ids(np.arange(512))
     nats = -np.log(data.transitions()[ids[:, :-1], ids[:, 1:]])
     # The source's own loss on these very tokens lies near its exact one ...
-    assert nats.mean() == pytest.approx(data.window_loss(), abs=4 * nats.std() / math.sqrt(nats.size))
+    assert nats.mean() == pytest.approx(
+        data.window_loss(), abs=4 * nats.std() / math.sqrt(nats.size)
+    )
     # ... and no model beats it by more than chance (the gap's own noise is far smaller).
     assert -0.001 < loss - nats.mean() < 0.03
 
@@ -226,4 +242,3 @@ def test_a_well_trained_student_comes_near_the_exact_loss_and_not_below(tiny: Ti
 def test_values_out_of_range(changes: dict[str, int], message: str):
     with pytest.raises(ConfigError, match=message):
         component("eval", "default", **changes)
-

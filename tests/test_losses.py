@@ -23,7 +23,9 @@ ORACLES: dict[str, Callable[[Word], float]] = {
         math.exp(p) * (p - q) for p, q in zip(w.teacher, w.student, strict=True)
     ),
     "soft_ce": lambda w: -sum(math.exp(p) * q for p, q in zip(w.teacher, w.student, strict=True)),
-    "mse": lambda w: _variance([t - s for t, s in zip(w.teacher_logits, w.student_logits, strict=True)]),
+    "mse": lambda w: _variance(
+        [t - s for t, s in zip(w.teacher_logits, w.student_logits, strict=True)]
+    ),
 }
 
 
@@ -174,7 +176,7 @@ def test_extremely_sharp_distributions_stay_finite(name: str, of: str, sharp: st
 @pytest.mark.parametrize("name", TAUGHT)
 @pytest.mark.parametrize("top_p", [0.9, 1 - 1e-6, 1.0])
 def test_whole_vocabulary_kept_at_some_positions_only(name: str, top_p: float):
-    """With K = V and a top_p, some rows have a tail and others have none: no NaN from the latter."""
+    """With K = V and a top_p, some rows have a tail and others none: no NaN from these."""
     signal = replace(SIGNALS["topp-bucket-t1"], top_k=VOCAB, top_p=top_p)
     teacher_NV, student_NV = logits(15, scale=1.0), logits(16).requires_grad_()
     teacher_NV[0] = torch.linspace(0, -60, VOCAB)  # top_p is reached long before the last token
@@ -191,7 +193,12 @@ def test_whole_vocabulary_kept_at_some_positions_only(name: str, top_p: float):
 
 
 def gradients(
-    name: str, of: str, parts: list[slice], mask_BL: Tensor, chunk: int | None = None, kd_weight: float = 0.7
+    name: str,
+    of: str,
+    parts: list[slice],
+    mask_BL: Tensor,
+    chunk: int | None = None,
+    kd_weight: float = 0.7,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of hidden states and head, and both sums, of a batch cut into ``parts``."""
     generator = torch.Generator().manual_seed(17)
@@ -254,7 +261,10 @@ def test_micro_batches_and_chunks_sum_to_the_batch(name: str, of: str, chunk: in
 def test_a_loss_declares_what_it_is(name: str):
     loss = LOSSES[name]
     assert isinstance(loss.version, int) and loss.version >= 1
-    assert all(isinstance(getattr(loss, k), bool) for k in ("needs_teacher", "needs_closed_signal", "is_divergence"))
+    assert all(
+        isinstance(getattr(loss, k), bool)
+        for k in ("needs_teacher", "needs_closed_signal", "is_divergence")
+    )
     assert loss.needs_teacher or not (loss.is_divergence or loss.needs_closed_signal)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,8 +43,10 @@ def test_parameter_counts_are_those_of_the_real_model(name: str):
     with torch.device("cpu" if shape.num_params_total < 2e6 else "meta"):
         model = student.init(vocab_size, 64, seed=0)
     total = sum(p.numel() for p in model.parameters())
-    embeddings = {p.data_ptr() if p.device.type == "cpu" else id(p): p.numel() for p in (
-        model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    embeddings = {
+        p.data_ptr() if p.device.type == "cpu" else id(p): p.numel()
+        for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    }
     assert shape.num_params_total == total
     assert shape.num_params_non_embedding == total - sum(embeddings.values())
     assert len(embeddings) == (1 if student.tie_embeddings else 2)
@@ -67,7 +70,7 @@ def test_the_ladder_is_named_by_what_it_holds(name: str):
 def test_the_ladder_is_a_ladder():
     counts = sorted(component("student", name).shape(7).num_params_non_embedding for name in LADDER)
     assert sum(count < 4e6 for count in counts) >= 6
-    assert all(1.5 < b / a < 4 for a, b in zip(counts, counts[1:], strict=False))
+    assert all(1.5 < b / a < 4 for a, b in pairwise(counts))
 
 
 # ---- FLOPs -----------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def test_the_ladder_is_a_ladder():
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (4, 1), (1, 1)])
 def test_flops_are_those_that_torch_counts(tie_embeddings: bool, num_heads: int, num_kv_heads: int):
-    """Every matrix product, attention over the full square; torch counts it under the math kernel."""
+    """Every matrix product, attention over the full square; as torch counts the math kernel."""
     student = small(
         hidden_size=32,
         num_layers=3,
@@ -142,7 +145,9 @@ def test_attention_does_not_cross_documents_and_positions_start_anew():
     changed = window.clone()
     changed[0, 2] = (changed[0, 2] + 1) % 32
     moved = hidden_states(model, changed, document)
-    assert torch.equal(moved[0, 5:], packed[0, 5:]) and not torch.equal(moved[0, 2:5], packed[0, 2:5])
+    assert torch.equal(moved[0, 5:], packed[0, 5:]) and not torch.equal(
+        moved[0, 2:5], packed[0, 2:5]
+    )
 
 
 def granite() -> Any:
@@ -203,8 +208,14 @@ def test_heads_of_other_families(family: Callable[[], Any]):
     ("changes", "message"),
     [
         ({"hidden_size": 0}, "student.hidden_size=0: must be >= 1."),
-        ({"hidden_size": 27}, "student.hidden_size=27: must be an even multiple of student.num_heads=2."),
-        ({"num_heads": 4, "num_kv_heads": 3}, "student.num_kv_heads=3: must divide student.num_heads=4."),
+        (
+            {"hidden_size": 27},
+            "student.hidden_size=27: must be an even multiple of student.num_heads=2.",
+        ),
+        (
+            {"num_heads": 4, "num_kv_heads": 3},
+            "student.num_kv_heads=3: must divide student.num_heads=4.",
+        ),
         ({"num_layers": 0}, "student.num_layers=0: must be >= 1."),
     ],
 )

@@ -17,13 +17,19 @@ MASK = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 0]]).bool()
 
 
 def reduce(
-    hidden_BLD: Tensor, kd_weight: float, num_valid: int, mask_BL: Tensor = MASK, chunk: int | None = None
+    hidden_BLD: Tensor,
+    kd_weight: float,
+    num_valid: int,
+    mask_BL: Tensor = MASK,
+    chunk: int | None = None,
 ) -> tuple[float, float, Tensor]:
     """Both sums and the gradient where hidden states are the logits."""
     hidden_BLD = hidden_BLD.detach().clone().requires_grad_()
     signal = word(FULL, logits(0, 8).double()) if kd_weight else None
     head = Head(torch.eye(VOCAB, dtype=hidden_BLD.dtype))
-    sums = backward(hidden_BLD, head, TARGETS, mask_BL, signal, FORWARD_KL, kd_weight, num_valid, chunk)
+    sums = backward(
+        hidden_BLD, head, TARGETS, mask_BL, signal, FORWARD_KL, kd_weight, num_valid, chunk
+    )
     assert hidden_BLD.grad is not None
     return float(sums.ce), float(sums.kd), hidden_BLD.grad
 
@@ -38,7 +44,9 @@ def test_cross_entropy_is_the_sum_over_valid_tokens():
             exps = [math.exp(v) for v in row]
             for v in range(VOCAB):
                 slope = exps[v] / sum(exps) - float(v == TARGETS[b, i])
-                assert float(grad_BLD[b, i, v]) == pytest.approx(slope * float(MASK[b, i]) / 10, abs=1e-12)
+                assert float(grad_BLD[b, i, v]) == pytest.approx(
+                    slope * float(MASK[b, i]) / 10, abs=1e-12
+                )
             wanted += float(MASK[b, i]) * (math.log(sum(exps)) - row[TARGETS[b, i]])
     assert ce == pytest.approx(wanted, rel=1e-6) and kd == 0.0
 
@@ -82,7 +90,9 @@ def test_logits_are_formed_in_chunks_only():
 
     hidden_BLD = logits(6, 8).view(2, 4, VOCAB).requires_grad_()
     signal = FULL.live(logits(7, 8), Watched(torch.eye(VOCAB)))
-    backward(hidden_BLD, Watched(torch.eye(VOCAB)), TARGETS, MASK, signal, FORWARD_KL, 0.5, 6, chunk=3)
+    backward(
+        hidden_BLD, Watched(torch.eye(VOCAB)), TARGETS, MASK, signal, FORWARD_KL, 0.5, 6, chunk=3
+    )
     assert sorted(seen) == [2, 2, 3, 3, 3, 3]  # student and teacher alike
 
 

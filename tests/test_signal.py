@@ -38,8 +38,18 @@ def test_rows_hold_at_most_the_vocabulary():
 
 @pytest.mark.parametrize(
     ("top_p", "top_k", "kept"),
-    [(0.35, 4, 1), (0.45, 4, 2), (0.65, 4, 2), (0.75, 4, 3), (0.85, 4, 3), (0.95, 4, 4), (1.0, 4, 4)]
-    + [(0.95, 2, 2), (0.35, 2, 1), (0.01, 1, 1)],
+    [
+        (0.35, 4, 1),
+        (0.45, 4, 2),
+        (0.65, 4, 2),
+        (0.75, 4, 3),
+        (0.85, 4, 3),
+        (0.95, 4, 4),
+        (1.0, 4, 4),
+        (0.95, 2, 2),
+        (0.35, 2, 1),
+        (0.01, 1, 1),
+    ],
 )
 def test_top_p_keeps_the_smallest_set_that_holds_p(top_p: float, top_k: int, kept: int):
     probs_V = torch.tensor([0.2, 0.4, 0.1, 0.3])
@@ -71,12 +81,16 @@ def test_alignment_is_its_definition(of: str, top_p: float):
         spelled = spell(signal, t, s)
         kept_S = teacher_NS[n] > NOTHING / 2
         # In probabilities for the teacher: the log of a tail of 1e-4 is known to 1e-2 only.
-        found = zip(student_NS[n][kept_S].tolist(), teacher_NS[n][kept_S].exp().tolist(), strict=True)
+        found = zip(
+            student_NS[n][kept_S].tolist(), teacher_NS[n][kept_S].exp().tolist(), strict=True
+        )
         wanted = zip(spelled.student, [math.exp(p) for p in spelled.teacher], strict=True)
         for pair, expected in zip(sorted(found), sorted(wanted), strict=True):
             assert pair[0] == pytest.approx(expected[0], abs=2e-5)
             assert pair[1] == pytest.approx(expected[1], abs=2e-6)
-        assert (student_NS[n][~kept_S] == NOTHING).all() and (teacher_NS[n][~kept_S].exp() == 0).all()
+        assert (student_NS[n][~kept_S] == NOTHING).all() and (
+            teacher_NS[n][~kept_S].exp() == 0
+        ).all()
 
 
 @pytest.mark.parametrize("of", sorted(SIGNALS))
@@ -93,7 +107,9 @@ def test_a_closed_signal_sums_to_one_on_both_sides_and_an_open_one_does_not(of: 
 
 @pytest.mark.parametrize("heat", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("both", [True, False])
-def test_renormalize_truncates_then_tempers_then_renormalises_the_teacher_alone(heat: float, both: bool):
+def test_renormalize_truncates_then_tempers_then_renormalises_the_teacher_alone(
+    heat: float, both: bool
+):
     """Our reading of arXiv:2410.16215, Eq. 4: the student keeps its full softmax."""
     signal = component(
         "signal", "topk", top_k=3, tail="renormalize", temperature=heat, temper_student=both
@@ -103,7 +119,9 @@ def test_renormalize_truncates_then_tempers_then_renormalises_the_teacher_alone(
     top = teacher_NV.topk(3)
     student_heat = heat if both else 1.0
     wanted = (student_NV / student_heat).softmax(-1).gather(-1, top.indices)
-    torch.testing.assert_close(teacher_NS.exp(), (top.values / heat).softmax(-1), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        teacher_NS.exp(), (top.values / heat).softmax(-1), rtol=1e-5, atol=1e-7
+    )
     torch.testing.assert_close(student_NS.exp(), wanted, rtol=1e-5, atol=1e-7)
 
 
@@ -113,7 +131,9 @@ def test_bucket_holds_the_rest_mass_at_its_own_temperature(heat: float):
     teacher_NV = logits(7).double()
     teacher_NS, _ = word(signal, teacher_NV).align(logits(8).double())
     probs_NV = (teacher_NV / heat).softmax(-1).sort(-1, descending=True).values
-    torch.testing.assert_close(teacher_NS[:, -1].exp(), probs_NV[:, 2:].sum(-1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        teacher_NS[:, -1].exp(), probs_NV[:, 2:].sum(-1), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_no_bucket_where_nothing_is_cut():

@@ -45,7 +45,12 @@ def save(plain: Shared, tmp_path: Path) -> Callable[..., Path]:
         from transformers import MistralConfig, MistralForCausalLM
 
         torch.manual_seed(3)
-        settings = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+        settings = {
+            "vocab_size": 32,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+        }
         heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.4}
         model = MistralForCausalLM(MistralConfig(**{**settings, **heads, **changes}))
         model.save_pretrained(tmp_path / name)
@@ -75,7 +80,10 @@ def load(shared: Shared) -> Any:
 
 @pytest.mark.parametrize("signal", ["topk", "full"])
 def test_a_saved_teacher_goes_the_whole_way(
-    save: Callable[..., Path], given: Callable[..., Shared], capsys: pytest.CaptureFixture[str], signal: str
+    save: Callable[..., Path],
+    given: Callable[..., Shared],
+    capsys: pytest.CaptureFixture[str],
+    signal: str,
 ):
     """Capture, train, evaluate: as with a teacher trained here."""
     path = save()
@@ -141,7 +149,9 @@ def test_padded_vocabulary_is_refused_unless_it_is_masked(
     path = save(vocab_size=40)
     with pytest.raises(ConfigError) as refused:
         load(given(path))
-    assert "teacher.padding=refuse: its head has 40 rows and the tokenizer has 32 tokens" in str(refused.value)
+    assert "teacher.padding=refuse: its head has 40 rows and the tokenizer has 32 tokens" in str(
+        refused.value
+    )
     assert "if the 8 surplus rows are padding, set teacher.padding=mask" in str(refused.value)
     shared = given(path, "teacher.padding=mask", "signal.top_k=32", "store.shard_tokens=2048")
     teacher = load(shared)
@@ -149,7 +159,11 @@ def test_padded_vocabulary_is_refused_unless_it_is_masked(
     store, index_B = shared.open_store(), np.array([0, 9])
     rows = store.rows(index_B, shared.train_windows.ids(index_B))
     with torch.no_grad():
-        wanted = teacher.model(shared.train_windows.batch(index_B).tokens_BL).logits[..., :32].flatten(0, 1)
+        wanted = (
+            teacher.model(shared.train_windows.batch(index_B).tokens_BL)
+            .logits[..., :32]
+            .flatten(0, 1)
+        )
     # Minus infinity on the padding: a softmax over the tokenizer's 32 alone.
     assert int(rows.ids_NK.max()) == 31 and rows.ids_NK.shape[-1] == 32
     torch.testing.assert_close(rows.lse[1.0], wanted.logsumexp(-1), rtol=1e-5, atol=1e-5)
@@ -157,9 +171,13 @@ def test_padded_vocabulary_is_refused_unless_it_is_masked(
     assert math.isfinite(result["metrics"]["val/teacher_kl"])
 
 
-def test_a_head_smaller_than_the_tokenizer_is_refused(save: Callable[..., Path], given: Callable[..., Shared]):
+def test_a_head_smaller_than_the_tokenizer_is_refused(
+    save: Callable[..., Path], given: Callable[..., Shared]
+):
     for padding in ("refuse", "mask"):
-        with pytest.raises(ConfigError, match=r"teacher.path: its head has 31 rows and the tokenizer has 32"):
+        with pytest.raises(
+            ConfigError, match=r"teacher.path: its head has 31 rows and the tokenizer has 32"
+        ):
             load(given(save(padding, vocab_size=31), f"teacher.padding={padding}"))
 
 
@@ -178,7 +196,9 @@ def test_no_tokenizer_is_refused(save: Callable[..., Path], given: Callable[...,
     path = save()
     for file in path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ConfigError, match=r"cannot be loaded .*; name a directory that save_pretrained wrote"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be loaded .*; name a directory that save_pretrained wrote"
+    ):
         load(given(path))
 
 
@@ -188,19 +208,25 @@ def test_pickled_weights_are_never_loaded(save: Callable[..., Path], given: Call
     (path / "model.safetensors").unlink()
     torch.save(state, path / "pytorch_model.bin")
     shared = given(path, "loss=none")  # evaluation names the teacher: refused before any training
-    with pytest.raises(ConfigError, match=r"holds no config.json with \*.safetensors; save it with"):
+    with pytest.raises(
+        ConfigError, match=r"holds no config.json with \*.safetensors; save it with"
+    ):
         _ = shared.run.run_id
     with pytest.raises((OSError, ValueError), match="safetensors"):
         load_model(path, "float32")
 
 
-def test_remote_code_is_never_run(save: Callable[..., Path], given: Callable[..., Shared], tmp_path: Path):
+def test_remote_code_is_never_run(
+    save: Callable[..., Path], given: Callable[..., Shared], tmp_path: Path
+):
     path = save()
     config = json.loads((path / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     config["model_type"] = "evil"
     (path / "config.json").write_text(json.dumps(config))
-    (path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    (path / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    )
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load(given(path))
     assert not (tmp_path / "ran").exists()
@@ -208,7 +234,9 @@ def test_remote_code_is_never_run(save: Callable[..., Path], given: Callable[...
 
 def test_a_directory_that_is_not_there(given: Callable[..., Shared], tmp_path: Path):
     for path in (tmp_path / "missing", "./missing", "'~/missing'"):
-        with pytest.raises(ConfigError, match=r"no such directory; name one that save_pretrained wrote, or a hub"):
+        with pytest.raises(
+            ConfigError, match=r"no such directory; name one that save_pretrained wrote, or a hub"
+        ):
             _ = given(path).run.run_id
 
 
@@ -219,12 +247,16 @@ def test_a_hub_id_that_cannot_be_had(given: Callable[..., Shared], monkeypatch: 
     shared = given("no-such-org/no-such-model", "teacher.revision=abc")
     named = shared.run.teacher.identify(shared.run)
     assert (named["path"], named["revision"]) == ("no-such-org/no-such-model", "abc")
-    with pytest.raises(ConfigError, match=r"teacher.path=no-such-org/no-such-model: cannot be loaded \("):
+    with pytest.raises(
+        ConfigError, match=r"teacher.path=no-such-org/no-such-model: cannot be loaded \("
+    ):
         load(shared)
 
 
 def test_a_path_must_be_given(tiny: Tiny):
-    with pytest.raises(ConfigError, match=r"^teacher.path=\?\?\?: must be given; pass teacher.path=VALUE.$"):
+    with pytest.raises(
+        ConfigError, match=r"^teacher.path=\?\?\?: must be given; pass teacher.path=VALUE.$"
+    ):
         tiny("teacher=pretrained")
 
 
@@ -243,7 +275,9 @@ def test_a_head_that_pdx_does_not_know_is_found_out(plain: Shared):
         freeze(model, plain.token_set, CPU, "refuse")
 
 
-def test_attention_that_misreads_a_document_mask_is_found_out(plain: Shared, monkeypatch: pytest.MonkeyPatch):
+def test_attention_that_misreads_a_document_mask_is_found_out(
+    plain: Shared, monkeypatch: pytest.MonkeyPatch
+):
     """Eager attention adds a mask of booleans to its scores; a sliding window is lost with it."""
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -255,13 +289,19 @@ def test_attention_that_misreads_a_document_mask_is_found_out(plain: Shared, mon
         torch.manual_seed(0)
         return MistralForCausalLM(MistralConfig(**shape, **changes))
 
-    kinds = {"sdpa": {}, "eager": {"attn_implementation": "eager"}, "window": {"sliding_window": 16}}
+    kinds = {
+        "sdpa": {},
+        "eager": {"attn_implementation": "eager"},
+        "window": {"sliding_window": 16},
+    }
     for changes in kinds.values():
         freeze(model(**changes), plain.token_set, CPU, "refuse")
     monkeypatch.setitem(plain.token_set.manifest, "document_mask", True)
     freeze(model(sliding_window=None), plain.token_set, CPU, "refuse")
     for kind in ("eager", "window"):
-        with pytest.raises(ConfigError, match=r"data.document_mask=True: the teacher's attention .* does not keep"):
+        with pytest.raises(
+            ConfigError, match=r"data.document_mask=True: the teacher's attention .* does not keep"
+        ):
             freeze(model(**kinds[kind]), plain.token_set, CPU, "refuse")
 
 
@@ -320,11 +360,25 @@ def test_which_tokens_a_teacher_reads(tiny: Tiny, data_split: str, splits: str):
 def test_what_a_teacher_is_does_not_depend_on_its_students(tiny: Tiny):
     run, _ = tiny()
     wanted = run.teacher.identify(run)
-    for change in ("student=s30k", "signal=full", "loss=soft_ce", "mix.kd_weight=0.1", "train.seed=9",
-                   "optim.peak_lr=1.0", "schedule=cosine", "eval.num_tokens=100", "train.num_tokens=512"):
+    for change in (
+        "student=s30k",
+        "signal=full",
+        "loss=soft_ce",
+        "mix.kd_weight=0.1",
+        "train.seed=9",
+        "optim.peak_lr=1.0",
+        "schedule=cosine",
+        "eval.num_tokens=100",
+        "train.num_tokens=512",
+    ):
         other, _ = tiny(change)
         assert other.teacher.identify(other) == wanted, change
-    for change in ("teacher.seed=9", "teacher.peak_lr=1.0", "data.seed=1", "teacher.data_split=same"):
+    for change in (
+        "teacher.seed=9",
+        "teacher.peak_lr=1.0",
+        "data.seed=1",
+        "teacher.data_split=same",
+    ):
         other, _ = tiny(change)
         assert other.teacher.identify(other) != wanted, change
 
@@ -337,7 +391,9 @@ def test_a_teacher_without_tokens_of_its_own(tiny: Tiny):
 
 def test_repeats_of_a_teacher_are_asked_for(tiny: Tiny):
     run, env = tiny("teacher.num_tokens=40960")
-    with pytest.raises(DataError, match=r"^teacher.num_tokens=40960: is 1.25 epochs .*teacher.max_epochs=1.25"):
+    with pytest.raises(
+        DataError, match=r"^teacher.num_tokens=40960: is 1.25 epochs .*teacher.max_epochs=1.25"
+    ):
         Shared.of(run.teacher.run(run), env)
 
 
@@ -361,8 +417,14 @@ def test_a_diverged_teacher_ends_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("teacher.data_split=none", "teacher.data_split=none: must be one of disjoint, same, superset."),
-        ("teacher.hidden_size=30", "teacher.hidden_size=30: must be an even multiple of teacher.num_heads=2"),
+        (
+            "teacher.data_split=none",
+            "teacher.data_split=none: must be one of disjoint, same, superset.",
+        ),
+        (
+            "teacher.hidden_size=30",
+            "teacher.hidden_size=30: must be an even multiple of teacher.num_heads=2",
+        ),
         ("teacher=same", "teacher=same: means the run's own teacher, and is for eval_teacher only"),
         ("teacher=none", "teacher=none: ForwardKL needs a teacher; use teacher=trained"),
     ],

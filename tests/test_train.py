@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -64,7 +65,10 @@ def twin(run: Run, model: Any, raw: np.ndarray, teacher: Any = None) -> None:
     decayed = [p for n, p in model.named_parameters() if "norm" not in n]
     others = [p for n, p in model.named_parameters() if "norm" in n]
     adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [
+            {"params": decayed, "weight_decay": optim.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
     )
@@ -73,33 +77,51 @@ def twin(run: Run, model: Any, raw: np.ndarray, teacher: Any = None) -> None:
     weight = run.mix.kd_weight if teacher is not None else 0.0
     heat = run.signal.temperature
     for step in range(num_steps):
-        order = window_order(num_windows, min(num_windows, num_steps * size), run.train.seed, step * size, size)
-        windows = torch.from_numpy(np.stack([raw[i * length : i * length + length + 1] for i in order]))
+        order = window_order(
+            num_windows, min(num_windows, num_steps * size), run.train.seed, step * size, size
+        )
+        windows = torch.from_numpy(
+            np.stack([raw[i * length : i * length + length + 1] for i in order])
+        )
         logits = model(windows[:, :-1]).logits
         loss = (1 - weight) * F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         if teacher is not None:
             with torch.no_grad():
                 theirs = teacher(windows[:, :-1]).logits
             kl = F.kl_div(
-                (logits / heat).log_softmax(-1), (theirs / heat).log_softmax(-1), log_target=True, reduction="sum"
+                (logits / heat).log_softmax(-1),
+                (theirs / heat).log_softmax(-1),
+                log_target=True,
+                reduction="sum",
             )
             loss = loss + weight * heat**2 * kl / windows[:, 1:].numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
         done = (step + 0.5) / num_steps
         for group in adamw.param_groups:  # linear up over 25%, then linear down to 10%
-            group["lr"] = optim.peak_lr * (done / 0.25 if done < 0.25 else 1 - 0.9 * (done - 0.25) / 0.75)
+            group["lr"] = optim.peak_lr * (
+                done / 0.25 if done < 0.25 else 1 - 0.9 * (done - 0.25) / 0.75
+            )
         adamw.step()
         adamw.zero_grad()
 
 
-TWIN = ["train.num_tokens=6144", "schedule=linear", "schedule.warmup_frac=0.25", "schedule.final_frac=0.1"]
+TWIN = [
+    "train.num_tokens=6144",
+    "schedule=linear",
+    "schedule.warmup_frac=0.25",
+    "schedule.final_frac=0.1",
+]
 TWIN += ["student.init_std=0.2", "optim.clip_norm=0.3", "train.seed=7"]
 
 
 def assert_same(student: Any, other: Any, tolerance: float) -> None:
-    for (name, found), (_, wanted) in zip(student.named_parameters(), other.named_parameters(), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, found), (_, wanted) in zip(
+        student.named_parameters(), other.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            found, wanted, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
@@ -109,8 +131,17 @@ def test_the_loop_is_its_hand_written_twin(
     tiny_at: Tiny, outputs: Path, loss: str, micro_batch_size: int, tie: bool
 ):
     """In float64, so that nothing but arithmetic that differs can show."""
-    settings = [f"loss={loss}", f"train.micro_batch_size={micro_batch_size}", f"student.tie_embeddings={tie}"]
-    settings += ["signal=full", "signal.temperature=2.0", "signal.temper_student=true", "mix.kd_weight=0.6"]
+    settings = [
+        f"loss={loss}",
+        f"train.micro_batch_size={micro_batch_size}",
+        f"student.tie_embeddings={tie}",
+    ]
+    settings += [
+        "signal=full",
+        "signal.temperature=2.0",
+        "signal.temper_student=true",
+        "mix.kd_weight=0.6",
+    ]
     run, env = tiny_at(outputs, *TEACHER, *TWIN, *settings)
     shared = Shared.of(run, env)
     student = run.student.init(32, 64, run.train.seed).double()
@@ -167,7 +198,9 @@ def test_micro_batch_size_does_not_change_training(tiny: Tiny):
         student = run.student.init(32, 64, 0).double()
         reported = run_loop(run, student, Uneven(size))
         students.append(student)
-        curves.append([[m["train/loss"], m["train/ce_loss"], m["train/kd_loss"]] for _, m in reported])
+        curves.append(
+            [[m["train/loss"], m["train/ce_loss"], m["train/kd_loss"]] for _, m in reported]
+        )
     for student, curve in zip(students[1:], curves[1:], strict=True):
         assert_same(student, students[0], 1e-9)
         assert np.asarray(curve) == pytest.approx(np.asarray(curves[0]), rel=1e-5)
@@ -177,7 +210,9 @@ def test_reported_losses_are_means_over_valid_tokens_since_the_last_report(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(train, "NUM_LOGS", 3)
-    run, _ = tiny("train.num_tokens=3584", "student.init_std=0.2", "optim.peak_lr=1e-12", "mix.kd_weight=0.25")
+    run, _ = tiny(
+        "train.num_tokens=3584", "student.init_std=0.2", "optim.peak_lr=1e-12", "mix.kd_weight=0.25"
+    )
     student, feed = run.student.init(32, 64, 0), Uneven(4)
     reported = run_loop(run, student, feed)
     assert [step for step, _ in reported] == [2, 4, 6, 7]
@@ -186,7 +221,11 @@ def test_reported_losses_are_means_over_valid_tokens_since_the_last_report(
         nats, count = 0.0, 0
         for part in (part for s in range(first, step) for part in feed(s)):
             logits = student(part.tokens_BL).logits.detach().double()
-            nats += float(F.cross_entropy(logits[part.mask_BL], part.targets_BL[part.mask_BL], reduction="sum"))
+            nats += float(
+                F.cross_entropy(
+                    logits[part.mask_BL], part.targets_BL[part.mask_BL], reduction="sum"
+                )
+            )
             count += part.num_valid
         first = step
         assert metrics["train/ce_loss"] == pytest.approx(nats / count, rel=1e-5)
@@ -200,7 +239,9 @@ def test_reported_losses_are_means_over_valid_tokens_since_the_last_report(
 def test_only_matrices_are_decayed(tiny: Tiny):
     run, _ = tiny()
     model = run.student.init(32, 64, 0)
-    decays = {id(p): g["weight_decay"] for g in run.optim.init(model).param_groups for p in g["params"]}
+    decays = {
+        id(p): g["weight_decay"] for g in run.optim.init(model).param_groups for p in g["params"]
+    }
     for name, parameter in model.named_parameters():
         assert decays[id(parameter)] == (0.0 if "norm" in name else 0.1), name
 
@@ -221,7 +262,10 @@ def folder(env: Env, run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], di
     directory = env.paths.runs / run.run_id
     result = json.loads((directory / "result.json").read_text())
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{k: v for k, v in x.items() if not k.startswith("perf/")} for x in (result["metrics"], *lines)]
+    timeless = [
+        {k: v for k, v in x.items() if not k.startswith("perf/")}
+        for x in (result["metrics"], *lines)
+    ]
     weights = load_model(directory / "model", "float32").state_dict()
     assert not (directory / checkpoint.FILE).exists()
     return timeless[0], timeless[1:], weights
@@ -285,7 +329,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-20])
     from pdx.errors import StoreError
 
-    with pytest.raises(StoreError, match=r"checkpoint.pt: cannot be read .*; delete it to train from the start"):
+    with pytest.raises(
+        StoreError, match=r"checkpoint.pt: cannot be read .*; delete it to train from the start"
+    ):
         checkpoint.load(tmp_path, CPU)
     checkpoint.drop(tmp_path)
     assert checkpoint.load(tmp_path, CPU) is None
@@ -294,10 +340,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
 # ---- the end ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [["optim.peak_lr=1e30"], ["optim.peak_lr=1e38", "train.num_tokens=512"]])
+@pytest.mark.parametrize(
+    "settings", [["optim.peak_lr=1e30"], ["optim.peak_lr=1e38", "train.num_tokens=512"]]
+)
 def test_a_diverged_run_is_a_measurement(tiny_at: Tiny, outputs: Path, settings: list[str]):
     """Also where only the very last update was its end: no NaN reaches the result."""
-    run, env = tiny_at(outputs, *TEACHER, "loss=none", "schedule=constant", "schedule.warmup_frac=0", *settings)
+    run, env = tiny_at(
+        outputs, *TEACHER, "loss=none", "schedule=constant", "schedule.warmup_frac=0", *settings
+    )
     result = execute(run, env, quiet=True)
     assert result["status"] == "diverged" and "not finite" in result["reason"]
     assert "lower optim.peak_lr or warm up longer" in result["reason"]
@@ -305,7 +355,9 @@ def test_a_diverged_run_is_a_measurement(tiny_at: Tiny, outputs: Path, settings:
     assert all(math.isfinite(value) for value in result["metrics"].values())
     directory = env.paths.runs / run.run_id
     assert not (directory / "model").exists() and not (directory / checkpoint.FILE).exists()
-    json.loads((directory / "result.json").read_text(), parse_constant=lambda _: pytest.fail("not JSON"))
+    json.loads(
+        (directory / "result.json").read_text(), parse_constant=lambda _: pytest.fail("not JSON")
+    )
     assert execute(run, env, quiet=True) == result
 
 
@@ -324,7 +376,9 @@ def test_one_bad_gradient_is_enough(tiny: Tiny):
 
     hooks: list[Any] = []
     student = run.student.init(32, 64, 0)
-    with pytest.raises(Diverged, match=r"by step 3: gradient or loss is not finite; lower optim.peak_lr"):
+    with pytest.raises(
+        Diverged, match=r"by step 3: gradient or loss is not finite; lower optim.peak_lr"
+    ):
         run_loop(run, student, Bad(8))
 
 
@@ -362,7 +416,9 @@ def test_evaluations_are_spread_and_the_last_is_at_the_end(tiny: Tiny):
 @pytest.mark.parametrize("signal", ["full", "topk", "topp_topk"])
 def test_distillation_learns(tiny_at: Tiny, outputs: Path, signal: str):
     """Live and stored signals alike bring the student nearer to the teacher than it began."""
-    run, env = tiny_at(outputs, *TEACHER, f"signal={signal}", "loss=forward_kl", "train.num_tokens=32768")
+    run, env = tiny_at(
+        outputs, *TEACHER, f"signal={signal}", "loss=forward_kl", "train.num_tokens=32768"
+    )
     result = execute(run, env, quiet=True)
     lines = (env.paths.runs / run.run_id / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
@@ -371,16 +427,44 @@ def test_distillation_learns(tiny_at: Tiny, outputs: Path, signal: str):
     assert result["facts"]["flops_teacher_inference_exact"] > 0
 
 
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+
+
+def test_golden_losses(tiny_at: Tiny, outputs: Path):
+    """Numbers that change need a line in the changelog and a component's new version."""
+    found: dict[str, dict[str, float]] = {}
+    for loss in ("none", "soft_ce", "forward_kl", "mse"):
+        run, env = tiny_at(
+            outputs, *TEACHER, f"loss={loss}", "student.init_std=0.1", "signal.temperature=2.0"
+        )
+        metrics = execute(run, env, quiet=True)["metrics"]
+        found[loss] = {
+            k: round(metrics[k], 6) for k in ("train/loss", "val/loss", "val/teacher_kl")
+        }
+    if os.environ.get("PDX_UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    wanted = json.loads(GOLDEN.read_text())
+    assert {*found} == {*wanted}
+    for loss, metrics in wanted.items():  # float32 sums differ between processors
+        assert found[loss] == pytest.approx(metrics, rel=1e-3), (
+            f"{loss}; PDX_UPDATE_GOLDEN=1 if meant"
+        )
+
+
 def test_repeats_are_asked_for_and_new_orders(tiny: Tiny):
     run, env = tiny("loss=none", "train.num_tokens=81920")
     with pytest.raises(DataError) as refused:
         Shared.of(run, env)
-    assert "train.num_tokens=81920: is 2.50 epochs of the 32,768 tokens of split 'student'" in str(refused.value)
+    assert "train.num_tokens=81920: is 2.50 epochs of the 32,768 tokens of split 'student'" in str(
+        refused.value
+    )
     assert "train.max_epochs=2.50" in str(refused.value)
     run, env = tiny("loss=none", "train.num_tokens=81920", "train.max_epochs=2.5")
     shared = Shared.of(run, env)
     feed = Feed(run, shared.train_windows, CPU)
-    epochs = [np.concatenate([feed(s)[0].index_B for s in range(e * 64, e * 64 + 64)]) for e in (0, 1)]
+    epochs = [
+        np.concatenate([feed(s)[0].index_B for s in range(e * 64, e * 64 + 64)]) for e in (0, 1)
+    ]
     assert all(sorted(epoch) == list(range(512)) for epoch in epochs)
     assert not np.array_equal(*epochs)
     assert (shared.num_epochs, shared.num_unique_tokens) == (2.5, 32768)
@@ -395,4 +479,3 @@ def test_seeds_of_a_short_run_share_its_windows(tiny: Tiny):
         seen.append(np.concatenate([feed(step)[0].index_B for step in range(run.num_steps)]))
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(64))
     assert not np.array_equal(*seen)
-

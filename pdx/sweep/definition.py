@@ -187,9 +187,16 @@ def _parse(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
     try:
         return parser.parse_overrides([str(o) for o in overrides])
     except OverrideParseException as err:
-        raise SweepError(
-            f"{err.override}: is no override ({err.message}); write key=value."
-        ) from err
+        raise SweepError(grammar_error(err)) from err
+
+
+def grammar_error(err: OverrideParseException) -> str:
+    """What Hydra says of an override that it cannot read."""
+    said = " ".join(str(err.message).partition("\nSee ")[0].split())
+    return (
+        f"{err.override}: is no override ({said}); write key=value, and quote what has spaces or "
+        "commas, such as key='a, b'."
+    )
 
 
 def _settings(parser: OverridesParser, key: str, values: Any) -> tuple[Setting, ...]:

@@ -1,0 +1,703 @@
+"""Plants bugs one at a time in a copy of pdx, and says which test catches each.
+
+Run ``python tests/mutations.py [WORDS]``: only mutations whose name holds one of WORDS. Exits
+non-zero if a bug survives, or if the text that a mutation replaces is no longer there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("pdx", "conf", "sweeps", "analysis", "hydra_plugins", "tests", "pyproject.toml")
+TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that it could not even ask
+
+
+class Mutation(NamedTuple):
+    """One bug: ``old`` becomes ``new`` wherever it stands in ``file``."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str  # files under tests/, without test_ and .py
+    times: int = 1  # how often ``old`` stands there
+
+
+MUTATIONS = [
+    # ---- signal ----
+    Mutation(
+        "T^2 dropped",
+        "signal.py",
+        "return self.temperature**2 if self.temper_student else 1.0",
+        "return 1.0",
+        "signal losses",
+        2,
+    ),
+    Mutation(
+        "T^2 dropped for a live truncated teacher",
+        "signal.py",
+        "return self.signal.temperature**2 if self.signal.temper_student else 1.0",
+        "return 1.0",
+        "signal losses",
+    ),
+    Mutation(
+        "student renormalised on top-K",
+        "signal.py",
+        "student_CK = student_CV.gather(-1, self.ids_NK) - student_lse_C1",
+        "student_CK = student_CV.gather(-1, self.ids_NK).log_softmax(-1)",
+        "losses",
+    ),
+    Mutation(
+        "half precision not upcast",
+        "signal.py",
+        "return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits",
+        "return logits",
+        "losses",
+    ),
+    Mutation(
+        "tail from the logsumexp of another temperature",
+        "signal.py",
+        'lse_N=rows.lse[self.temperature] if self.tail == "bucket" else None',
+        'lse_N=rows.lse[1.0] if self.tail == "bucket" else None',
+        "signal",
+    ),
+    Mutation(
+        "phantom bucket at K=V",
+        "signal.py",
+        "if self.ids_NK.shape[-1] == student_CV.shape[-1] and bool(self.keep_NK.all()):",
+        "if False:",
+        "signal",
+    ),
+    Mutation(
+        "rows that keep everything have a tail of minus infinity",
+        "signal.py",
+        "whole_C = self.keep_NK.sum(-1) == student_CV.shape[-1]",
+        "whole_C = self.keep_NK.sum(-1) < 0",
+        "losses",
+    ),
+    Mutation(
+        "dropped tokens missing from the tail",
+        "signal.py",
+        "hidden_CK = torch.where(self.keep_NK, self.ids_NK, self.ids_NK[:, :1])",
+        "hidden_CK = self.ids_NK",
+        "signal",
+    ),
+    Mutation(
+        "top-p off by one (too few)",
+        "signal.py",
+        "keep_NK = before_NK < self.top_p",
+        "keep_NK = before_NK + probs_NK < self.top_p",
+        "signal",
+    ),
+    Mutation(
+        "top-p off by one (too many)",
+        "signal.py",
+        "keep_NK = before_NK < self.top_p",
+        "keep_NK = before_NK - probs_NK < self.top_p",
+        "signal",
+    ),
+    Mutation(
+        "top-p at the signal's temperature",
+        "signal.py",
+        "probs_NK = (rows.logits_NK[:, : self.top_k] - rows.lse[1.0][:, None]).exp()",
+        "probs_NK = (rows.logits_NK[:, : self.top_k] / self.temperature).softmax(-1)",
+        "signal",
+    ),
+    Mutation(
+        "teacher not tempered",
+        "signal.py",
+        "tempered_CK = self.logits_NK.to(student_CV.dtype) / self.temperature",
+        "tempered_CK = self.logits_NK.to(student_CV.dtype)",
+        "signal",
+    ),
+    Mutation(
+        "student always tempered",
+        "signal.py",
+        "return logits_CV / signal.temperature if signal.temper_student else logits_CV",
+        "return logits_CV / signal.temperature",
+        "losses",
+    ),
+    Mutation(
+        "teacher not renormalised",
+        "signal.py",
+        "teacher_CK = tempered_CK - teacher_lse_C[:, None]",
+        "teacher_CK = tempered_CK - self.logits_NK.logsumexp(-1)[:, None]",
+        "signal",
+    ),
+    Mutation(
+        "gradient into the teacher",
+        "signal.py",
+        "        with torch.no_grad():\n            teacher_CV",
+        "        with torch.enable_grad():\n            teacher_CV",
+        "signal",
+    ),
+    Mutation(
+        "sparse chunk of other positions",
+        "signal.py",
+        "keep_NK=self.keep_NK[start:stop]",
+        "keep_NK=self.keep_NK[: stop - start]",
+        "signal",
+    ),
+    # ---- losses ----
+    Mutation(
+        "forward KL reversed",
+        "losses/forward_kl.py",
+        "(teacher_CS.exp() * (teacher_CS - student_CS)).sum(-1)",
+        "(student_CS.exp() * (student_CS - teacher_CS)).sum(-1)",
+        "losses",
+    ),
+    Mutation(
+        "soft_ce computing KL",
+        "losses/soft_ce.py",
+        "-(teacher_CS.exp() * student_CS).sum(-1)",
+        "(teacher_CS.exp() * (teacher_CS - student_CS)).sum(-1)",
+        "losses",
+    ),
+    Mutation(
+        "mse not centred",
+        "losses/mse.py",
+        "gap_CS = gap_CS - gap_CS.sum(-1, keepdim=True) / num_kept_C1",
+        "gap_CS = gap_CS * 1.0",
+        "losses",
+    ),
+    Mutation(
+        "mse counts dropped entries",
+        "losses/mse.py",
+        "num_kept_C1 = keep_CS.sum(-1, keepdim=True)",
+        "num_kept_C1 = keep_CS.sum(-1, keepdim=True) * 0 + keep_CS.shape[-1]",
+        "losses",
+    ),
+    # ---- reduction ----
+    Mutation(
+        "mask ignored by cross-entropy",
+        "reduce.py",
+        "ce = torch.where(mask_C, ce_C, 0.0).sum()",
+        "ce = ce_C.sum()",
+        "reduce",
+    ),
+    Mutation(
+        "mask ignored by the loss",
+        "reduce.py",
+        "torch.where(mask_C, loss(logits_CV, part), 0.0).sum()",
+        "loss(logits_CV, part).sum()",
+        "reduce",
+    ),
+    Mutation(
+        "T^2 in the value only",
+        "reduce.py",
+        "total = total + kd_weight * kd",
+        "total = total + kd_weight * kd / part.scale",
+        "losses",
+    ),
+    Mutation(
+        "every chunk reads the first positions of the signal",
+        "reduce.py",
+        "signal.chunk(start, stop)",
+        "signal.chunk(0, stop - start)",
+        "losses",
+    ),
+    Mutation(
+        "cross-entropy without its weight",
+        "reduce.py",
+        "total = (1 - kd_weight) * ce",
+        "total = ce",
+        "reduce",
+    ),
+    Mutation(
+        "cross-entropy of half precision not upcast",
+        "reduce.py",
+        "logits_CV = logits_CV.float() if logits_CV.dtype.itemsize < 4 else logits_CV",
+        "logits_CV = logits_CV",
+        "reduce",
+    ),
+    Mutation(
+        "chunks ignored",
+        "reduce.py",
+        "size = chunk or chunk_size(head.vocab_size)",
+        "size = len(leaf_ND)",
+        "reduce",
+    ),
+    # ---- loop ----
+    Mutation(
+        "mean of micro-batch means",
+        "train.py",
+        "                    kd_weight,\n                    num_valid,",
+        "                    kd_weight,\n                    batch.num_valid * len(micro_batches) or 1,",
+        "train",
+    ),
+    Mutation(
+        "forgotten zero_grad",
+        "train.py",
+        "        optimizer.zero_grad(set_to_none=True)\n",
+        "",
+        "train",
+    ),
+    Mutation(
+        "schedule asked at the step, not its midpoint",
+        "train.py",
+        "fraction = (step + 0.5) / num_steps",
+        "fraction = step / num_steps",
+        "train",
+    ),
+    Mutation(
+        "weight decay on norms",
+        "optim.py",
+        '"weight_decay": 0.0}',
+        '"weight_decay": self.weight_decay}',
+        "train",
+    ),
+    Mutation(
+        "gradient not clipped",
+        "train.py",
+        "clip_grad_norm_(student.parameters(), run.optim.clip_norm)",
+        "clip_grad_norm_(student.parameters(), 1e9)",
+        "train",
+    ),
+    Mutation(
+        "kd_weight ignored in what is reported",
+        "train.py",
+        'sums["loss"] += (1 - kd_weight) * ce + kd_weight * kd',
+        'sums["loss"] += ce + kd',
+        "train",
+    ),
+    Mutation(
+        "bad gradients forgotten",
+        "train.py",
+        'sums["bad"] += ~torch.isfinite(grad_norm)',
+        'sums["bad"] *= 0',
+        "train",
+    ),
+    Mutation(
+        "sums not begun anew at a report",
+        "train.py",
+        "            sums = _zero_sums(feed.device, seconds)\n",
+        "",
+        "train",
+    ),
+    # ---- resume ----
+    Mutation(
+        "resume loses the optimizer's state",
+        "train.py",
+        '        optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+        "train",
+    ),
+    Mutation(
+        "resume restarts the data order",
+        "train.py",
+        "feed(step)\n",
+        "feed(step - first)\n",
+        "train",
+    ),
+    Mutation(
+        "sums dropped from the checkpoint",
+        "train.py",
+        'sums, seconds, first = state["sums"], state["seconds"], state["step"]',
+        'seconds, first = state["seconds"], state["step"]',
+        "train",
+    ),
+    Mutation(
+        "report of the checkpoint's own step lost",
+        "train.py",
+        "if step > 0 and (step in eval_steps",
+        "if step > first and (step in eval_steps",
+        "train",
+    ),
+    Mutation(
+        "log of the checkpoint's step kept twice",
+        "execute.py",
+        'if json.loads(line)["step"] < step:',
+        'if json.loads(line)["step"] <= step:',
+        "train",
+    ),
+    Mutation("a finished run runs again", "execute.py", "if result is None:", "if True:", "train"),
+    # ---- the end ----
+    Mutation(
+        "diverged run reported as nan",
+        "execute.py",
+        "worst = float(torch.tensor(float(shared.token_set.vocab_size)).log())",
+        'worst = float("nan")',
+        "train",
+    ),
+    Mutation(
+        "last update's NaN reaches the result",
+        "execute.py",
+        'if not math.isfinite(measured["loss"]):',
+        "if False:",
+        "train",
+    ),
+    # ---- data ----
+    Mutation(
+        "targets not shifted",
+        "data/tokens.py",
+        "torch.from_numpy(np.ascontiguousarray(ids[:, 1:]))",
+        "torch.from_numpy(np.ascontiguousarray(ids[:, :-1]))",
+        "train",
+    ),
+    Mutation(
+        "targets shifted twice",
+        "data/tokens.py",
+        "torch.from_numpy(np.ascontiguousarray(ids[:, 1:]))",
+        "torch.from_numpy(np.roll(ids, -2, 1)[:, :-1].copy())",
+        "train",
+    ),
+    Mutation(
+        "one order for all epochs",
+        "data/tokens.py",
+        "order = random_order(num_used, seed, epoch)",
+        "order = random_order(num_used, seed, 0)",
+        "train",
+    ),
+    Mutation(
+        "order does not depend on the seed",
+        "feed.py",
+        "            train.seed,\n",
+        "            0,\n",
+        "train",
+    ),
+    # ---- store ----
+    Mutation(
+        "store reads the wrong window",
+        "store/reader.py",
+        "self._shard(shard)[window - self.layout.bounds(shard)[0]]",
+        "self._shard(shard)[window - self.layout.bounds(shard)[0] - 1]",
+        "store",
+    ),
+    Mutation(
+        "checksum not checked",
+        "store/reader.py",
+        'if checksum(record) != record["checksum"]:',
+        "if False:",
+        "store",
+    ),
+    Mutation(
+        "tokens digest not checked",
+        "store/reader.py",
+        'if tokens_digest(ids) != record["tokens_digest"]:',
+        "if False:",
+        "store",
+    ),
+    Mutation(
+        "digest of the inputs only, not of the last target",
+        "store/writer.py",
+        'raw = np.ascontiguousarray(ids, dtype="<u4").tobytes()',
+        'raw = np.ascontiguousarray(ids[:-1], dtype="<u4").tobytes()',
+        "store",
+    ),
+    Mutation(
+        "manifest not checked",
+        "store/reader.py",
+        "        if found.get(key) != value\n",
+        '        if found.get(key) != value and key != "teacher_id"\n',
+        "store",
+    ),
+    Mutation(
+        "format version not checked",
+        "store/reader.py",
+        'if found.get("format_version") != FORMAT_VERSION:',
+        "if False:",
+        "store",
+    ),
+    Mutation(
+        "size of a shard not checked",
+        "store/reader.py",
+        "if size != expected:",
+        "if size is None:",
+        "store",
+    ),
+    Mutation(
+        "logsumexp at one temperature for all",
+        "signal.py",
+        "lse = {t: torch.logsumexp(logits_NV / t, -1) for t in temperatures}",
+        "lse = {t: torch.logsumexp(logits_NV, -1) for t in temperatures}",
+        "store",
+    ),
+    Mutation(
+        "temperatures of the store mixed up",
+        "store/reader.py",
+        "lse={t: lse_NT[:, i] for i, t in enumerate(self.layout.temperatures)}",
+        "lse={t: lse_NT[:, -1 - i] for i, t in enumerate(self.layout.temperatures)}",
+        "store",
+    ),
+    Mutation(
+        "target log-probability of the input token",
+        "store/writer.py",
+        "targets_N = batch.targets_BL.reshape(-1)",
+        "targets_N = batch.tokens_BL.reshape(-1)",
+        "store",
+    ),
+    Mutation(
+        "capture begins anew",
+        "store/writer.py",
+        "shards = layout.missing(directory, num_windows)",
+        "shards = list(range(layout.shards_for(num_windows)))",
+        "store",
+    ),
+    Mutation(
+        "shard written in place",
+        "store/writer.py",
+        "write_bytes(shard_path(directory, shard), records.tobytes())",
+        "shard_path(directory, shard).write_bytes(records.tobytes())",
+        "store",
+    ),
+    Mutation(
+        "captures do not wait for each other",
+        "prepare.py",
+        'locked(directory.parent / f"{directory.name}.lock"):\n            Store.write_manifest',
+        'locked(directory.parent / f"{id(self)}.lock"):\n            Store.write_manifest',
+        "store",
+    ),
+    Mutation(
+        "undeclared temperature not refused",
+        "store/format.py",
+        "if temperature not in self.temperatures:",
+        "if False:",
+        "store",
+    ),
+    Mutation(
+        "larger k not refused",
+        "store/format.py",
+        "if signal.top_k > self.top_k:",
+        "if False:",
+        "store",
+    ),
+    # ---- teacher ----
+    Mutation(
+        "padded rows kept", "frozen.py", "head_of(model, vocab_size)", "head_of(model)", "teacher"
+    ),
+    Mutation(
+        "smaller head not refused", "frozen.py", "if rows < vocab_size:", "if False:", "teacher"
+    ),
+    Mutation(
+        "other tokenizer not refused", "frozen.py", "if theirs != ours:", "if False:", "teacher"
+    ),
+    Mutation(
+        "head not compared", "frozen.py", "    _check_head(teacher)\n    if", "    if", "teacher"
+    ),
+    Mutation(
+        "pickled weights loaded",
+        "frozen.py",
+        "trust_remote_code=False, use_safetensors=True, **options",
+        "trust_remote_code=False, **options",
+        "teacher",
+    ),
+    Mutation(
+        "live teacher under the student's autocast",
+        "frozen.py",
+        "with torch.autocast(self.device.type, enabled=False):",
+        "if True:",
+        "store",
+        2,
+    ),
+    Mutation(
+        "weights not in a teacher's name",
+        "teacher.py",
+        'named | {"weights": weights_digest(Path(self.path))}',
+        "named",
+        "teacher",
+    ),
+    Mutation(
+        "disjoint teacher reads the student's tokens",
+        "teacher.py",
+        '"disjoint": "teacher"',
+        '"disjoint": "student"',
+        "teacher",
+    ),
+    # ---- models and cost ----
+    Mutation(
+        "attention crosses documents",
+        "models.py",
+        "allowed_BLL = same_BLL & causal_LL",
+        "allowed_BLL = causal_LL.expand_as(same_BLL)",
+        "models_cost",
+    ),
+    Mutation(
+        "positions do not start anew",
+        "models.py",
+        "        position_ids=position_BL,\n",
+        "",
+        "models_cost",
+    ),
+    Mutation(
+        "soft cap ignored", "models.py", "if self.softcap is not None:", "if False:", "models_cost"
+    ),
+    Mutation(
+        "weights from the global generator",
+        "models.py",
+        "torch.manual_seed(seed)",
+        "torch.rand(1)",
+        "models_cost",
+    ),
+    Mutation(
+        "grouped heads counted as full",
+        "cost.py",
+        "kv_size = self.hidden_size // self.num_heads * self.num_kv_heads",
+        "kv_size = self.hidden_size",
+        "models_cost",
+    ),
+    Mutation(
+        "attention over half the square",
+        "cost.py",
+        "attention = 4 * seq_len * self.hidden_size * self.num_layers",
+        "attention = 2 * seq_len * self.hidden_size * self.num_layers",
+        "models_cost",
+    ),
+    Mutation(
+        "tied embeddings counted twice",
+        "cost.py",
+        "(1 if self.tie_embeddings else 2)",
+        "2",
+        "models_cost",
+    ),
+    # ---- evaluation ----
+    Mutation(
+        "evaluation ignores the mask",
+        "evaluate.py",
+        "nats += loss_C[mask_N[part]].sum().double()",
+        "nats += loss_C.sum().double()",
+        "evaluate",
+    ),
+    Mutation(
+        "nats per byte",
+        "evaluate.py",
+        "float(nats) / math.log(2) / num_bytes",
+        "float(nats) / num_bytes",
+        "evaluate",
+    ),
+    Mutation(
+        "evaluation's KL reversed",
+        "evaluate.py",
+        "(teacher_CV.exp() * (teacher_CV - student_CV)).sum()",
+        "(student_CV.exp() * (student_CV - teacher_CV)).sum()",
+        "evaluate",
+    ),
+    Mutation(
+        "agreement with the target, not the teacher",
+        "evaluate.py",
+        "(top_C == teacher_CV.argmax(-1)).sum()",
+        "(top_C == targets_N[part][mask_C]).sum()",
+        "evaluate",
+    ),
+    Mutation(
+        "signed calibration error",
+        "evaluate.py",
+        "(bins[1] - bins[2]).abs().sum()",
+        "(bins[1] - bins[2]).sum().abs()",
+        "evaluate",
+    ),
+    Mutation(
+        "every batch compared with the teacher's first",
+        "evaluate.py",
+        "        seen += length\n",
+        "",
+        "evaluate",
+    ),
+    Mutation(
+        "student left in evaluation mode",
+        "evaluate.py",
+        "    model.train()\n    num_bytes",
+        "    num_bytes",
+        "evaluate",
+    ),
+    # ---- config ----
+    Mutation(
+        "controls depend on the signal",
+        "config.py",
+        "        if self.loss.needs_teacher:\n            read +=",
+        "        if True:\n            read +=",
+        "config",
+    ),
+    Mutation(
+        "version not in the hash",
+        "config.py",
+        '"version": cls.version}',
+        '"version": 1}',
+        "config",
+    ),
+    Mutation(
+        "any package may be named", "build.py", 'not in {"pdx", *packages}', "in {None}", "config"
+    ),
+    Mutation(
+        "unknown keys ignored",
+        "build.py",
+        "        if name not in known:\n            raise",
+        "        if name not in known:\n            ConfigError",
+        "config",
+    ),
+    Mutation(
+        "open signals accepted",
+        "config.py",
+        "if self.loss.needs_closed_signal and not self.signal.closed:",
+        "if False:",
+        "config",
+    ),
+]
+
+
+def pytest(copy: Path, tests: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Run test files of the copy, on its own pdx."""
+    files = [f"tests/test_{name}.py" for name in tests]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *options, *files], cwd=copy, env=environment, capture_output=True, text=True
+    )
+
+
+def main(words: list[str]) -> int:
+    """Plant, ask, restore; print a line for each."""
+    chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
+    bad = []
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(
+                    ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
+                )
+            elif (ROOT / name).exists():
+                shutil.copy(ROOT / name, copy / name)
+        where = [sys.executable, "-c", "import pdx; print(pdx.__file__)"]
+        found = subprocess.run(where, cwd=copy, capture_output=True, text=True).stdout
+        if not found.startswith(str(copy)):
+            print(f"the tests would run on {found.strip()} and not on the copy")
+            return 2
+        files = sorted({test for m in chosen for test in m.tests.split()})
+        clean = pytest(copy, files)
+        print(
+            f"without a bug, {' '.join(files)}: {clean.stdout.strip().splitlines()[-1]}", flush=True
+        )
+        if clean.returncode != 0:
+            return 2
+        for mutation in chosen:
+            path = copy / "pdx" / mutation.file
+            source = path.read_text()
+            if source.count(mutation.old) != mutation.times:
+                count = source.count(mutation.old)
+                line = f"NOT FOUND  {mutation.name}: pdx/{mutation.file} has its text {count} times"
+            else:
+                began = time.monotonic()
+                path.write_text(source.replace(mutation.old, mutation.new))
+                asked = pytest(copy, mutation.tests.split(), "-x")
+                path.write_text(source)
+                failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", asked.stdout, re.MULTILINE)
+                caught = asked.returncode == TESTS_FAILED and failed is not None
+                by = failed[1] if failed else f"pytest exit status {asked.returncode}"
+                verdict = "caught" if caught else "SURVIVED"
+                line = f"{verdict:10} {mutation.name}: {by} ({time.monotonic() - began:.0f} s)"
+            if not line.startswith("caught"):
+                bad.append(mutation.name)
+            print(line, flush=True)
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} caught")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
