@@ -12,12 +12,44 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+import yaml
+from conftest import TINY
 from optuna.trial import FrozenTrial
 
-from pdx.files import read_json
+from pdx.files import locked, read_json
 from pdx.sweep.study import Queue
 
 SECONDS = 180.0  # generous: what passes in ten seconds alone may share its cores
+
+ODD = '''"""A user's own loss, which does what a test asks of it."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdx.losses.forward_kl import ForwardKL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd(ForwardKL):
+    does: Any
+    weight: float
+
+    def __call__(self, student_logits_CV, teacher):
+        with open("slots.log", "a") as file:
+            file.write(f"{os.getppid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+        if Path("slow").exists():
+            time.sleep(0.25)
+        if Path("broken").exists() and self.does == "raises":
+            raise RuntimeError("no loss today")
+        if Path("broken").exists() and self.does == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.weight * super().__call__(student_logits_CV, teacher)
+'''
 
 
 def wait_for(what: str, condition: Callable[[], Any], process: Any = None) -> Any:
@@ -41,6 +73,28 @@ class Shell:
         self.environ = kept | own | environ
         self.program = shutil.which("pdx", path=str(Path(sys.executable).parent))
         assert self.program, "pdx is not installed beside this Python"
+
+    def copy(self, root: Path) -> "Shell":
+        """Another terminal, in whose outputs the runs of this one are finished; no sweep is."""
+        for name in ("out", "sweeps"):
+            shutil.copytree(self.root / name, root / name)
+        shutil.rmtree(root / "out" / "sweeps")
+        (root / "out" / "mlflow.db").unlink()
+        return Shell(root)
+
+    def write_sweep(self, name: str, **block: Any) -> None:
+        """Write sweeps/NAME.yaml: the tiny config as its base, ``block`` as its only scale."""
+        content = {"question": "Does it run?", "base": TINY, "scales": {"cpu": block}}
+        (self.root / "sweeps").mkdir(exist_ok=True)
+        (self.root / "sweeps" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+    def write_own_package(self) -> None:
+        """A package and a conf directory of the user's own: ``--config-dir conf loss=odd``."""
+        for folder in ("mine", "conf/loss"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        (self.root / "mine" / "losses.py").write_text(ODD)
+        node = "_target_: mine.losses.Odd\ndoes: nothing\nweight: 1.0\n"
+        (self.root / "conf" / "loss" / "odd.yaml").write_text(f"# A user's own.\n{node}")
 
     def pdx(self, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; ``status`` is the exit status to ask for."""
@@ -141,3 +195,19 @@ def steps(run_dir: Path) -> list[int]:
     file = run_dir / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+
+@pytest.fixture
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A finished sweep that tests share, across files and test processes: look, do not change."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-sweep"
+    with locked(root.with_suffix(".lock"), say=False):
+        shell = Shell(root)
+        if not (root / "done").exists():
+            root.mkdir()
+            axes = {"student": ["s10k", "s30k"], "loss": ["forward_kl", "soft_ce"]}
+            shell.write_sweep("tiny", axes=axes, control=["loss=none"], expected_runs=6)
+            shell.pdx("train", "-m", "sweep=tiny", "env.num_workers=2")
+            (root / "done").touch()
+    return shell

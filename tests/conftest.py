@@ -37,7 +37,7 @@ TINY = [
 ]
 
 
-OTHERS = {"teacher=pretrained", "teacher=none", "store=none", "signal=full"}
+OTHERS = {"data=files", "teacher=pretrained", "teacher=none", "store=none", "signal=full"}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -228,8 +228,8 @@ MUTATIONS = [
     Mutation(
         "mean of micro-batch means",
         "train.py",
-        "                    kd_weight,\n                    num_valid,",
-        "                    kd_weight,\n                    batch.num_valid * len(micro_batches) or 1,",
+        "kd_weight,\n                    num_valid,",
+        "kd_weight,\n                    batch.num_valid * len(micro_batches) or 1,",
         "train",
     ),
     Mutation(
@@ -251,6 +251,13 @@ MUTATIONS = [
         "optim.py",
         '"weight_decay": 0.0}',
         '"weight_decay": self.weight_decay}',
+        "train",
+    ),
+    Mutation(
+        "learning rate of another width upside down",
+        "optim.py",
+        "peak_lr *= self.lr_reference_width / model.config.hidden_size",
+        "peak_lr *= model.config.hidden_size / self.lr_reference_width",
         "train",
     ),
     Mutation(

@@ -93,12 +93,12 @@ def test_the_config_surface_is_golden():
         surface = sorted(f"{key(file)}.{f.name}: {spelled(f.type)}" for f in fields(cls))
         lines += surface or [key(file)]
     found = "\n".join(lines) + "\n"
-    if os.environ.get("PDX_UPDATE_GOLDEN"):
+    if os.environ.get("PDX_WRITE_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(found)
     changed = {*found.splitlines()} ^ {*GOLDEN.read_text().splitlines()}
     assert not changed, (
-        "the config surface changed; if meant, run with PDX_UPDATE_GOLDEN=1 and commit"
+        "the config surface changed; if meant, run with PDX_WRITE_GOLDEN=1 and commit"
     )
 
 

@@ -487,3 +487,37 @@ def test_no_room_is_said_before_the_first_shard(
     with pytest.raises(PdxError, match=r"this capture needs 0.0\d GiB and 0.00 GiB are free"):
         other.ensure_store(512)
     assert not stamps(other.store_dir)
+
+
+# ---- documents -------------------------------------------------------------------------------
+
+
+def test_documents_do_not_see_each_other_on_the_whole_road(tiny: Tiny, tmp_path: Path):
+    """Tokens, capture, training and evaluation with data.document_mask: real text, short documents."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "text").mkdir()
+    for number in range(120):
+        letters = rng.choice(list("abcdefgh "), size=int(rng.integers(20, 90)))
+        (tmp_path / "text" / f"{number:03}.txt").write_text("".join(letters))
+    settings = ["data=files", f"data.paths=['{tmp_path}/text/*.txt']", "data.group_by=document"]
+    settings += ["data.vocab_size=264", "data.seq_len=32", "data.document_mask=true"]
+    settings += ["data.val_frac=0.1", "data.test_frac=0.1", "student.init_std=0.2"]
+    settings += ["teacher.init_std=0.3", "teacher.num_tokens=512", "train.num_tokens=1024"]
+    run, env = taught(*tiny(*settings))
+    shared = Shared.of(run, env)
+    windows, index_B = shared.train_windows, np.arange(8)
+    batch = windows.batch(index_B)
+    document_BL = batch.document_BL
+    assert document_BL is not None and int(document_BL.max()) >= 1 and not batch.mask_BL.all()
+    assert shared.store_manifest["document_mask"] is True
+    rows = shared.open_store().rows(index_B, windows.ids(index_B))
+    model = load_model(shared.teacher_dir(run.teacher), "float32")
+    for b in range(8):
+        for number in range(int(document_BL[b].max()) + 1):
+            (here,) = torch.nonzero(document_BL[b] == number, as_tuple=True)
+            with torch.no_grad():
+                alone = model(batch.tokens_BL[b, here][None]).logits[0].topk(8)
+            found = rows.logits_NK[b * 32 + here, :8]
+            torch.testing.assert_close(found, alone.values, rtol=1e-4, atol=1e-4)
+    result = execute(run, env, quiet=True)
+    assert result["status"] == "complete" and np.isfinite(list(result["metrics"].values())).all()

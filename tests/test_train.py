@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -246,6 +245,16 @@ def test_only_matrices_are_decayed(tiny: Tiny):
         assert decays[id(parameter)] == (0.0 if "norm" in name else 0.1), name
 
 
+def test_learning_rate_of_another_width(tiny: Tiny):
+    """Halved where the model is twice as wide as what it is for; reported as it was used."""
+    for width, factor in (("null", 1.0), ("12", 0.5), ("24", 1.0), ("48", 2.0)):
+        settings = [f"optim.lr_reference_width={width}", "optim.peak_lr=0.003", "loss=none"]
+        run, _ = tiny("student.hidden_size=24", "train.num_tokens=2048", *settings)
+        reported = run_loop(run, run.student.init(32, 64, 0), Uneven(8))
+        wanted = [0.003 * factor * run.schedule((step + 0.5) / 4) for step in range(4)]
+        assert [m["train/lr"] for _, m in reported] == pytest.approx(wanted)
+
+
 # ---- resume ----------------------------------------------------------------------------------
 
 
@@ -427,30 +436,6 @@ def test_distillation_learns(tiny_at: Tiny, outputs: Path, signal: str):
     assert result["facts"]["flops_teacher_inference_exact"] > 0
 
 
-GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-
-
-def test_golden_losses(tiny_at: Tiny, outputs: Path):
-    """Numbers that change need a line in the changelog and a component's new version."""
-    found: dict[str, dict[str, float]] = {}
-    for loss in ("none", "soft_ce", "forward_kl", "mse"):
-        run, env = tiny_at(
-            outputs, *TEACHER, f"loss={loss}", "student.init_std=0.1", "signal.temperature=2.0"
-        )
-        metrics = execute(run, env, quiet=True)["metrics"]
-        found[loss] = {
-            k: round(metrics[k], 6) for k in ("train/loss", "val/loss", "val/teacher_kl")
-        }
-    if os.environ.get("PDX_UPDATE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    wanted = json.loads(GOLDEN.read_text())
-    assert {*found} == {*wanted}
-    for loss, metrics in wanted.items():  # float32 sums differ between processors
-        assert found[loss] == pytest.approx(metrics, rel=1e-3), (
-            f"{loss}; PDX_UPDATE_GOLDEN=1 if meant"
-        )
-
-
 def test_repeats_are_asked_for_and_new_orders(tiny: Tiny):
     run, env = tiny("loss=none", "train.num_tokens=81920")
     with pytest.raises(DataError) as refused:
@@ -466,7 +451,7 @@ def test_repeats_are_asked_for_and_new_orders(tiny: Tiny):
         np.concatenate([feed(s)[0].index_B for s in range(e * 64, e * 64 + 64)]) for e in (0, 1)
     ]
     assert all(sorted(epoch) == list(range(512)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
     assert (shared.num_epochs, shared.num_unique_tokens) == (2.5, 32768)
 
 
@@ -478,4 +463,4 @@ def test_seeds_of_a_short_run_share_its_windows(tiny: Tiny):
         feed = Feed(run, Shared.of(run, env).train_windows, CPU)
         seen.append(np.concatenate([feed(step)[0].index_B for step in range(run.num_steps)]))
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(64))
-    assert not np.array_equal(*seen)
+    assert not np.array_equal(seen[0], seen[1])

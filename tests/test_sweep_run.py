@@ -1,0 +1,330 @@
+"""Sweeps through the real command line: what they do when nothing goes wrong, and when it does."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from command_line import Shell, finished, states, steps, wait_for
+from conftest import TINY
+
+__all__ = ["finished"]
+
+TWO_WORKERS = ["env.num_workers=2", "env.checkpoint_seconds=0.2"]
+
+
+def of(shell: Shell, **params: Any) -> str:
+    """The run id of the only sweep's point with these params."""
+    (point,) = (p for p in shell.plan()["points"] if params.items() <= p["params"].items())
+    return point["run_id"]
+
+
+def assert_all_over(shell: Shell, num_points: int) -> None:
+    """Every point complete exactly once, one MLflow run each, nothing left that seems to run."""
+    ended = states(shell.trials())
+    assert len(ended) == num_points
+    for run_id, passed in ended.items():
+        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
+        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
+        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
+    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}
+    logged = [r.data.tags["pdx.run_id"] for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")]
+    assert sorted(logged) == sorted(ended), "retries and resumption go on with the same MLflow run"
+
+
+# ---- all goes well -------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_every_point_once(finished: Shell):
+    assert_all_over(finished, 6)
+    assert set(states(finished.trials()).values().__iter__().__next__()) == {"COMPLETE"}
+    plan = finished.plan()
+    assert plan["question"] == "Does it run?"
+    assert plan["command"] == "pdx train -m sweep=tiny env.num_workers=2"
+    (report,) = finished.out.glob("sweeps/tiny-cpu-*/report/report.html")
+    assert plan["command"] in report.read_text()
+    assert not finished.processes()
+
+
+def test_running_it_again_runs_nothing_again(finished: Shell):
+    before, trials = finished.results(), len(finished.trials())
+    done = finished.pdx("train", "-m", "sweep=tiny", "env.num_workers=2")
+    assert "6 runs, 6 finished, 0 queued" in done.stderr
+    assert "report.html" in done.stdout and "compare-runs" in done.stdout
+    assert finished.results() == before
+    assert len(finished.trials()) == trials
+
+
+def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
+    """A new value, a string, on an axis of strings: Optuna's own categories could not widen."""
+    shell = finished.copy(tmp_path)
+    before = shell.results()
+    done = shell.pdx(
+        "train", "-m", "sweep=tiny", "loss=forward_kl,soft_ce,mse", "env.num_workers=2"
+    )
+    assert "8 runs, 6 finished, 8 queued" in done.stderr
+    new = set(shell.results()) - set(before)
+    (directory,) = shell.out.glob("sweeps/tiny-cpu-*/plan.json")
+    plan = json.loads(directory.read_text())
+    assert new == {p["run_id"] for p in plan["points"] if p["params"]["loss"] == "mse"}
+    assert {k: v for k, v in shell.results().items() if k in before} == before
+    assert_all_over(shell, 8)
+
+
+def test_hydras_own_sweeper_runs_each_job_as_a_single_run(tmp_path: Path):
+    shell = Shell(tmp_path)
+    done = shell.pdx(
+        "train", "-m", "hydra/sweeper=basic", "loss=none", "student=s10k,s30k", *TINY[:6], *TINY[7:]
+    )
+    assert done.stdout.count("val/bits_per_byte") == 2
+    assert len(shell.results()) >= 2
+    assert {r.info.status for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")} == {"FINISHED"}
+
+
+# ---- a user's own package, and points that fail --------------------------------------------------
+
+
+def test_points_that_fail_are_told_and_the_sweep_goes_on(tmp_path: Path):
+    """One raises, one is killed whenever it runs, one diverges; the others carry awkward values.
+
+    Beside that: an own package and conf directory as axis values; editing conf/ changes no queued
+    run; a worker keeps its slot; and the same command, with the cause mended, runs what is left.
+    """
+    shell = Shell(tmp_path)
+    shell.write_own_package()
+    (tmp_path / "broken").touch()
+    awkward = ['it\'s a, "b"', None, [1, "x y"]]
+    shell.write_sweep(
+        "own",
+        base=["loss=odd", "env.packages=[mine]", "env.max_retries=1", "env.gpus=[0,1]"],
+        axes={"loss.does": [*awkward, "raises", "dies"]},
+        control=["loss=none", "optim.peak_lr=1.0e30"],
+        expected_runs=6,
+    )
+    command = ["train", "-m", "sweep=own", "--config-dir", "conf", "env.device=cpu"]
+    with shell.started(*command, "env.num_workers=2") as driver:
+        wait_for("a plan", lambda: list(shell.out.glob("sweeps/*/plan.json")), driver)
+        own = tmp_path / "conf" / "loss" / "odd.yaml"
+        kept = own.read_text()
+        own.write_text(kept.replace("1.0", "7.0"))
+        assert driver.wait(300) == 1, shell.terminal()[-5000:]
+    own.write_text(kept)
+
+    ended = states(shell.trials())
+    raised, died = of(shell, **{"loss.does": "raises"}), of(shell, **{"loss.does": "dies"})
+    diverged = of(shell, loss="none")
+    fine = {of(shell, **{"loss.does": value}): value for value in awkward}
+    assert ended == {
+        raised: ["FAIL"],
+        died: ["FAIL", "FAIL"],  # once more, and no more
+        diverged: ["COMPLETE"],
+        **{run_id: ["COMPLETE"] for run_id in fine},
+    }
+    assert shell.results().keys() >= {diverged, *fine} and raised not in shell.results()
+
+    trials = {t.user_attrs["run_id"]: t for t in shell.trials()}
+    assert trials[raised].user_attrs["reason"] == "failed: RuntimeError: no loss today"
+    assert trials[diverged].user_attrs["status"] == "diverged"
+    assert trials[diverged].value == pytest.approx(3.4657, abs=1e-4), (
+        "ln 32: that of knowing nothing"
+    )
+    runs = {r.data.tags["pdx.run_id"]: r for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")}
+    assert {k: r.info.status for k, r in runs.items()} == {
+        raised: "FAILED",
+        died: "KILLED",
+        **dict.fromkeys([diverged, *fine], "FINISHED"),
+    }
+    assert runs[raised].data.tags["pdx.reason"] == "RuntimeError: no loss today"
+    assert "exit code" in runs[died].data.tags["pdx.reason"]
+    assert runs[diverged].data.tags["pdx.state"] == "diverged"
+    (parent,) = shell.mlflow_runs("tags.`pdx.kind` = 'sweep'")
+    assert parent.info.status == "FAILED"
+    counts = {k.removeprefix("runs/"): v for k, v in parent.data.metrics.items()}
+    assert counts == {"complete": 3, "diverged": 1, "failed": 2, "running": 0, "to_do": 0}
+    said = shell.terminal()
+    assert "SweepError: own-cpu-" in said and "2 runs failed" in said
+    assert f"{raised}: failed: RuntimeError: no loss today" in said
+
+    # from the command line to config, study and MLflow, values stay what they are
+    for run_id, value in fine.items():
+        config = yaml.safe_load((shell.out / "runs" / run_id / "config.yaml").read_text())
+        assert config["loss"]["does"] == value
+        assert config["loss"]["weight"] == 1.0, "conf/ was edited after the plan"
+        assert trials[run_id].params["loss.does"] == (
+            str(value) if isinstance(value, list) else value
+        )
+        assert runs[run_id].data.params == {"loss.does": str(value)}
+
+    slots = {tuple(line.split()) for line in (tmp_path / "slots.log").read_text().splitlines()}
+    assert {gpu for _, gpu in slots} == {"0", "1"}, "both slots are used"
+    assert len(slots) == len({worker for worker, _ in slots}), "a worker keeps its slot"
+
+    # mended: the same command, through a launcher that knows nothing of pdx
+    (tmp_path / "broken").unlink()
+    before = shell.results()
+    done = shell.pdx(*command, "hydra/launcher=basic", "env.isolation=inline")
+    assert "6 runs, 4 finished, 2 queued" in done.stderr
+    assert shell.results().keys() - before.keys() == {raised, died}
+    assert {k: shell.results()[k] for k in before} == before
+    assert states(shell.trials())[died] == ["FAIL", "FAIL", "COMPLETE"]
+    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}
+    tags = {
+        r.data.tags["pdx.run_id"]: r.data.tags for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")
+    }
+    assert "pdx.reason" not in tags[raised], "the reason of an end that was undone"
+
+
+# ---- kills ---------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A sweep of four runs, each of which takes its time until it is let go."""
+
+    def __init__(self, root: Path) -> None:
+        self.shell = shell = Shell(root)
+        shell.write_own_package()
+        self.gate = root / "slow"
+        self.gate.touch()
+        base = ["loss=odd", "env.packages=[mine]", *TWO_WORKERS]
+        shell.write_sweep("slow", base=base, axes={"student": ["s10k", "s30k"]}, seeds=[0, 1])
+        self.command = ["train", "-m", "sweep=slow", "--config-dir", "conf"]
+
+    def running(self) -> dict[str, psutil.Process]:
+        """The process of each run under way that has a checkpoint to go on from."""
+        found = {}
+        for process in self.shell.processes():
+            try:
+                held = [Path(f.path) for f in process.open_files()]
+            except psutil.Error:
+                continue
+            for lock in held:
+                if lock.name == ".lock" and (lock.parent / "checkpoint.pt").exists():
+                    found[lock.parent.name] = process
+        return found
+
+    def two_running(self, driver: Any, besides: Any = ()) -> dict[str, psutil.Process]:
+        """Wait until both workers are in the midst of a run."""
+
+        def both() -> dict[str, psutil.Process] | None:
+            found = {k: p for k, p in self.running().items() if k not in besides}
+            return found if len(found) == 2 - len(besides) else None
+
+        return wait_for("two runs with a checkpoint", both, driver)
+
+    def worker_of(self, run_id: str) -> int:
+        """The process id of the worker that holds a run."""
+        (trial,) = (
+            t
+            for t in self.shell.trials()
+            if t.user_attrs["run_id"] == run_id and t.state.name == "RUNNING"
+        )
+        return int(trial.user_attrs["worker"].split("-")[-2])
+
+    def assert_stopped(self) -> None:
+        """No process left, and nothing that seems to run."""
+        wait_for("every process to be gone", lambda: not self.shell.processes())
+        assert "RUNNING" not in {t.state.name for t in self.shell.trials()}
+        assert "RUNNING" not in {r.info.status for r in self.shell.mlflow_runs()}
+
+    def finish(self) -> None:
+        """Let the runs go, give the command again, and see each point complete exactly once."""
+        self.gate.unlink()
+        self.shell.pdx(*self.command)
+        assert_all_over(self.shell, 4)
+        assert self.shell.worker_logs().count("going on from step") >= 2, "resumed, not begun anew"
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Slow:
+    return Slow(tmp_path)
+
+
+def test_a_killed_run_and_a_killed_worker_are_made_good(slow: Slow):
+    with slow.shell.started(*slow.command) as driver:
+        one, other = (running := slow.two_running(driver))
+        running[one].kill()
+        wait_for("its failure", lambda: states(slow.shell.trials())[one] != ["RUNNING"], driver)
+        assert states(slow.shell.trials())[one][0] == "FAIL"
+        assert slow.two_running(driver, besides=[other]), "the worker goes on"
+        os.kill(slow.worker_of(other), signal.SIGKILL)
+        wait_for("its run to die with it", lambda: not running[other].is_running(), driver)
+        slow.gate.unlink()
+        assert driver.wait(300) == 0, slow.shell.terminal()[-5000:]
+        assert not slow.shell.processes()
+    assert_all_over(slow.shell, 4)
+    ended = states(slow.shell.trials())
+    assert ended[one] == ended[other] == ["FAIL", "COMPLETE"]
+    assert slow.shell.worker_logs().count("going on from step") == 2
+
+
+def test_a_sweep_goes_on_after_an_interruption_and_after_the_death_of_everything(slow: Slow):
+    with slow.shell.started(*slow.command) as driver:
+        slow.two_running(driver)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+        assert driver.wait(120) == 130
+        slow.assert_stopped()
+    assert "interrupted; the same command goes on" in slow.shell.terminal()
+    assert (
+        sorted(states(slow.shell.trials()).values())
+        == [["FAIL", "WAITING"]] * 2 + [["WAITING"]] * 2
+    )
+    with slow.shell.started(*slow.command) as driver:
+        slow.two_running(driver)
+        second = slow.shell.pdx(*slow.command, status=1)
+        assert "another process is driving it" in second.stderr
+        status = slow.shell.pdx("status", *slow.command[1:])
+        assert "0 complete, 0 diverged, 0 failed, 2 running, 2 to_do" in status.stdout
+        os.killpg(driver.pid, signal.SIGKILL)
+    slow.finish()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_sweep_as_an_interruption_does(slow: Slow):
+    with slow.shell.started(*slow.command) as driver:
+        slow.two_running(driver)
+        driver.terminate()  # the driver alone: it takes the others along
+        assert driver.wait(120) == 130
+        slow.assert_stopped()
+    slow.finish()
+
+
+@pytest.mark.slow
+def test_workers_go_with_a_killed_driver(slow: Slow):
+    with slow.shell.started(*slow.command) as driver:
+        slow.two_running(driver)
+        driver.kill()  # the driver alone: it cannot take the others along
+        wait_for("every process to be gone", lambda: not slow.shell.processes())
+    slow.finish()
+
+
+@pytest.mark.slow
+def test_the_last_workers_are_replaced(slow: Slow):
+    with slow.shell.started(*slow.command) as driver:
+        for run_id in slow.two_running(driver):
+            os.kill(slow.worker_of(run_id), signal.SIGKILL)
+        slow.gate.unlink()
+        assert driver.wait(300) == 0, slow.shell.terminal()[-5000:]
+    assert_all_over(slow.shell, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["plan", "teacher"])
+def test_an_interruption_before_any_run_leaves_nothing_running(slow: Slow, stage: str):
+    marks: dict[str, Callable[[], Any]] = {
+        "plan": lambda: (slow.shell.out / "mlflow.db").exists(),
+        "teacher": lambda: list(slow.shell.out.glob("runs/*/metrics.jsonl")),
+    }
+    with slow.shell.started(*slow.command) as driver:
+        wait_for(stage, marks[stage], driver)
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(120) == 130
+        wait_for("every process to be gone", lambda: not slow.shell.processes())
+        assert "RUNNING" not in {r.info.status for r in slow.shell.mlflow_runs()}
+    slow.gate.unlink()
+    slow.shell.pdx(*slow.command)
+    assert_all_over(slow.shell, 4)
