@@ -177,7 +177,7 @@ class _Execution:
         write_text(self.log, "".join(kept))
         if state:
             print(f"{self.run.run_id}: going on from step {step}", file=sys.stderr)
-            self.bar.update(step * self.run.batch_tokens)
+            self.bar.initial = self.bar.n = step * self.run.batch_tokens  # not this process's speed
 
     def _report(self, step: int, metrics: dict[str, float]) -> bool:
         with open(self.log, "a") as file:

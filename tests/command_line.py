@@ -33,6 +33,8 @@ from typing import Any
 
 from pdx.losses.forward_kl import ForwardKL
 
+NUM_CALLS = []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Odd(ForwardKL):
@@ -42,8 +44,11 @@ class Odd(ForwardKL):
     def __call__(self, student_logits_CV, teacher):
         with open("slots.log", "a") as file:
             file.write(f"{os.getppid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
-        if Path("slow").exists():
-            time.sleep(0.25)
+        NUM_CALLS.append(1)
+        if Path("hold").exists():
+            time.sleep(0.25)  # long enough for a checkpoint
+        while Path("hold").exists() and len(NUM_CALLS) > 4:
+            time.sleep(0.05)
         if Path("broken").exists() and self.does == "raises":
             raise RuntimeError("no loss today")
         if Path("broken").exists() and self.does == "dies":

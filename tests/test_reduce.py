@@ -56,6 +56,10 @@ def test_gradient_is_the_mixture_of_both_terms():
     _, _, plain = reduce(hidden_BLD, 0.0, 6)
     ce, kd, taught = reduce(hidden_BLD, 1.0, 6)
     assert ce > 0 and kd > 0
+    # of KL(teacher || student) with respect to the student's logits: p_S - p_T, and nothing else
+    teacher_BLV = logits(0, 8).double().view(2, 4, VOCAB).softmax(-1)
+    wanted = (hidden_BLD.softmax(-1) - teacher_BLV) * MASK[..., None] / 6
+    torch.testing.assert_close(taught, wanted)
     for weight in (0.25, 0.9):
         *sums, mixed = reduce(hidden_BLD, weight, 6)
         torch.testing.assert_close(mixed, weight * taught + (1 - weight) * plain)

@@ -44,13 +44,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
 
 @pytest.fixture
-def plan_of(compose_cfg: Callable[..., Any], tmp_path: Path) -> Callable[[Definition], Plan]:
+def plan_of(compose_cfg: Callable[..., Any], tmp_path: Path) -> Callable[..., Plan]:
     """Plan a definition over the tiny config."""
 
-    def compose(overrides: list[str]) -> Any:
-        return compose_cfg(*TINY, f"env.outputs={tmp_path / 'out'}", *overrides)
+    def inner(definition: Definition, tiny: list[str] = TINY) -> Plan:
+        def compose(overrides: list[str]) -> Any:
+            return compose_cfg(*tiny, f"env.outputs={tmp_path / 'out'}", *overrides)
 
-    def inner(definition: Definition) -> Plan:
         return make_plan(definition, compose)[0]
 
     return inner
@@ -172,7 +172,7 @@ def test_a_bad_file_is_refused(write: Callable[..., None], content: dict[str, An
 # ---- the plan ------------------------------------------------------------------------------------
 
 
-def test_the_grid_is_the_product_of_its_axes(plan_of: Callable[[Definition], Plan]):
+def test_the_grid_is_the_product_of_its_axes(plan_of: Callable[..., Plan]):
     plan = plan_of(grid("student=s10k,s30k", "loss=forward_kl,soft_ce"))
     chosen = [tuple(p.params.values()) for p in plan.points]
     assert chosen == [(s, x) for s in ("s10k", "s30k") for x in ("forward_kl", "soft_ce")]
@@ -184,7 +184,7 @@ def test_the_grid_is_the_product_of_its_axes(plan_of: Callable[[Definition], Pla
 
 
 def test_a_control_is_crossed_with_what_it_reads_and_does_not_set(
-    plan_of: Callable[[Definition], Plan], write: Callable[..., None]
+    plan_of: Callable[..., Plan], write: Callable[..., None]
 ):
     """Plain language modelling reads student and seed, not K; it sets its own tokens."""
     axes = {"student": ["s10k", "s30k"], "signal.top_k": [2, 8], "train.num_tokens": [8192, 4096]}
@@ -201,8 +201,22 @@ def test_a_control_is_crossed_with_what_it_reads_and_does_not_set(
     ]
 
 
+def test_a_control_is_not_crossed_with_a_field_that_it_does_not_have(
+    plan_of: Callable[..., Plan], write: Callable[..., None]
+):
+    """With signal=full there is no top_k, as with loss=none there is no field of a loss."""
+    block = {"axes": {"signal.top_k": [2, 8]}, "seeds": [0, 1], "control": ["signal=full"]}
+    write(scales={"cpu": block | {"expected_runs": 6}})
+    tiny = [o for o in TINY if not o.startswith("signal.")]
+
+    plan = plan_of(define("mine", None, [], ""), tiny)
+    assert [p.params for p in plan.points[4:]] == [
+        {"train.seed": seed, "signal": "full"} for seed in (0, 1)
+    ]
+
+
 def test_a_control_that_stands_in_the_grid_is_run_once(
-    plan_of: Callable[[Definition], Plan], write: Callable[..., None]
+    plan_of: Callable[..., Plan], write: Callable[..., None]
 ):
     axes = {"loss": ["forward_kl", "none"], "student": ["s10k", "s30k"]}
     write(scales={"cpu": {"axes": axes, "control": ["loss=none"], "expected_runs": 4}})
@@ -211,7 +225,7 @@ def test_a_control_that_stands_in_the_grid_is_run_once(
 
 
 def test_several_control_blocks_make_each_its_own_grid(
-    plan_of: Callable[[Definition], Plan], write: Callable[..., None]
+    plan_of: Callable[..., Plan], write: Callable[..., None]
 ):
     control = [["loss=none"], ["loss=none", "student=s10k", "train.num_tokens=8192"]]
     block = {"axes": {"student": ["s10k", "s30k"]}, "control": control, "expected_runs": 5}
@@ -237,23 +251,23 @@ def test_several_control_blocks_make_each_its_own_grid(
     ],
 )
 def test_an_axis_that_changes_nothing_is_an_error_that_names_it(
-    plan_of: Callable[[Definition], Plan], overrides: list[str], message: str
+    plan_of: Callable[..., Plan], overrides: list[str], message: str
 ):
     with pytest.raises(SweepError, match=message):
         plan_of(grid(*overrides))
 
 
-def test_a_wrong_count_is_an_error(plan_of: Callable[[Definition], Plan]):
+def test_a_wrong_count_is_an_error(plan_of: Callable[..., Plan]):
     with pytest.raises(SweepError, match=r"plans 2 runs and expected_runs=3; correct the axes or"):
         plan_of(grid("student=s10k,s30k", expected_runs=3))
 
 
-def test_a_point_that_cannot_run_is_refused_by_name(plan_of: Callable[[Definition], Plan]):
+def test_a_point_that_cannot_run_is_refused_by_name(plan_of: Callable[..., Plan]):
     with pytest.raises(ConfigError, match=r"signal\.top_k=64: must .*\(at: .*signal\.top_k=64"):
         plan_of(grid("signal.top_k=2,64", "student=s10k,s30k"))
 
 
-def test_a_varied_teacher_asks_for_a_reference_of_its_own(plan_of: Callable[[Definition], Plan]):
+def test_a_varied_teacher_asks_for_a_reference_of_its_own(plan_of: Callable[..., Plan]):
     varied = ["teacher.num_layers=1,2"]
     with pytest.raises(SweepError, match=r"teacher@eval_teacher=same: .* name one for all"):
         plan_of(grid(*varied))
@@ -262,7 +276,7 @@ def test_a_varied_teacher_asks_for_a_reference_of_its_own(plan_of: Callable[[Def
 
 
 def test_a_sweep_is_named_by_what_would_run_and_nothing_else(
-    plan_of: Callable[[Definition], Plan],
+    plan_of: Callable[..., Plan],
 ):
     one = plan_of(grid("student=s10k,s30k", "loss=mse,soft_ce"))
     reordered = plan_of(grid("loss=soft_ce,mse", "student=s30k,s10k", "env.num_workers=1"))
@@ -276,7 +290,7 @@ def test_a_sweep_is_named_by_what_would_run_and_nothing_else(
     assert one.sweep_id.startswith("grid-any-")
 
 
-def test_a_plan_is_read_back_as_it_was_saved(plan_of: Callable[[Definition], Plan], tmp_path: Path):
+def test_a_plan_is_read_back_as_it_was_saved(plan_of: Callable[..., Plan], tmp_path: Path):
     plan = plan_of(grid("student=s10k,s30k", "teacher@eval_teacher=none"))
     plan.save(tmp_path / "kept")
     assert load_plan(tmp_path / "kept") == plan

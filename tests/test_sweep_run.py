@@ -182,17 +182,17 @@ def test_points_that_fail_are_told_and_the_sweep_goes_on(tmp_path: Path):
 # ---- kills ---------------------------------------------------------------------------------------
 
 
-class Slow:
-    """A sweep of four runs, each of which takes its time until it is let go."""
+class Held:
+    """A sweep of four runs, each of which stops after a few steps until it is let go."""
 
     def __init__(self, root: Path) -> None:
         self.shell = shell = Shell(root)
         shell.write_own_package()
-        self.gate = root / "slow"
+        self.gate = root / "hold"
         self.gate.touch()
         base = ["loss=odd", "env.packages=[mine]", *TWO_WORKERS]
-        shell.write_sweep("slow", base=base, axes={"student": ["s10k", "s30k"]}, seeds=[0, 1])
-        self.command = ["train", "-m", "sweep=slow", "--config-dir", "conf"]
+        shell.write_sweep("held", base=base, axes={"student": ["s10k", "s30k"]}, seeds=[0, 1])
+        self.command = ["train", "-m", "sweep=held", "--config-dir", "conf"]
 
     def running(self) -> dict[str, psutil.Process]:
         """The process of each run under way that has a checkpoint to go on from."""
@@ -240,91 +240,91 @@ class Slow:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Slow:
-    return Slow(tmp_path)
+def held(tmp_path: Path) -> Held:
+    return Held(tmp_path)
 
 
-def test_a_killed_run_and_a_killed_worker_are_made_good(slow: Slow):
-    with slow.shell.started(*slow.command) as driver:
-        one, other = (running := slow.two_running(driver))
+def test_a_killed_run_and_a_killed_worker_are_made_good(held: Held):
+    with held.shell.started(*held.command) as driver:
+        one, other = (running := held.two_running(driver))
         running[one].kill()
-        wait_for("its failure", lambda: states(slow.shell.trials())[one] != ["RUNNING"], driver)
-        assert states(slow.shell.trials())[one][0] == "FAIL"
-        assert slow.two_running(driver, besides=[other]), "the worker goes on"
-        os.kill(slow.worker_of(other), signal.SIGKILL)
+        wait_for("its failure", lambda: states(held.shell.trials())[one] != ["RUNNING"], driver)
+        assert states(held.shell.trials())[one][0] == "FAIL"
+        assert held.two_running(driver, besides=[other]), "the worker goes on"
+        os.kill(held.worker_of(other), signal.SIGKILL)
         wait_for("its run to die with it", lambda: not running[other].is_running(), driver)
-        slow.gate.unlink()
-        assert driver.wait(300) == 0, slow.shell.terminal()[-5000:]
-        assert not slow.shell.processes()
-    assert_all_over(slow.shell, 4)
-    ended = states(slow.shell.trials())
+        held.gate.unlink()
+        assert driver.wait(300) == 0, held.shell.terminal()[-5000:]
+        assert not held.shell.processes()
+    assert_all_over(held.shell, 4)
+    ended = states(held.shell.trials())
     assert ended[one] == ended[other] == ["FAIL", "COMPLETE"]
-    assert slow.shell.worker_logs().count("going on from step") == 2
+    assert held.shell.worker_logs().count("going on from step") == 2
 
 
-def test_a_sweep_goes_on_after_an_interruption_and_after_the_death_of_everything(slow: Slow):
-    with slow.shell.started(*slow.command) as driver:
-        slow.two_running(driver)
+def test_a_sweep_goes_on_after_an_interruption_and_after_the_death_of_everything(held: Held):
+    with held.shell.started(*held.command) as driver:
+        held.two_running(driver)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
         assert driver.wait(120) == 130
-        slow.assert_stopped()
-    assert "interrupted; the same command goes on" in slow.shell.terminal()
+        held.assert_stopped()
+    assert "interrupted; the same command goes on" in held.shell.terminal()
     assert (
-        sorted(states(slow.shell.trials()).values())
+        sorted(states(held.shell.trials()).values())
         == [["FAIL", "WAITING"]] * 2 + [["WAITING"]] * 2
     )
-    with slow.shell.started(*slow.command) as driver:
-        slow.two_running(driver)
-        second = slow.shell.pdx(*slow.command, status=1)
+    with held.shell.started(*held.command) as driver:
+        held.two_running(driver)
+        second = held.shell.pdx(*held.command, status=1)
         assert "another process is driving it" in second.stderr
-        status = slow.shell.pdx("status", *slow.command[1:])
+        status = held.shell.pdx("status", *held.command[1:])
         assert "0 complete, 0 diverged, 0 failed, 2 running, 2 to_do" in status.stdout
         os.killpg(driver.pid, signal.SIGKILL)
-    slow.finish()
+    held.finish()
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_sweep_as_an_interruption_does(slow: Slow):
-    with slow.shell.started(*slow.command) as driver:
-        slow.two_running(driver)
+def test_sigterm_ends_a_sweep_as_an_interruption_does(held: Held):
+    with held.shell.started(*held.command) as driver:
+        held.two_running(driver)
         driver.terminate()  # the driver alone: it takes the others along
         assert driver.wait(120) == 130
-        slow.assert_stopped()
-    slow.finish()
+        held.assert_stopped()
+    held.finish()
 
 
 @pytest.mark.slow
-def test_workers_go_with_a_killed_driver(slow: Slow):
-    with slow.shell.started(*slow.command) as driver:
-        slow.two_running(driver)
+def test_workers_go_with_a_killed_driver(held: Held):
+    with held.shell.started(*held.command) as driver:
+        held.two_running(driver)
         driver.kill()  # the driver alone: it cannot take the others along
-        wait_for("every process to be gone", lambda: not slow.shell.processes())
-    slow.finish()
+        wait_for("every process to be gone", lambda: not held.shell.processes())
+    held.finish()
 
 
 @pytest.mark.slow
-def test_the_last_workers_are_replaced(slow: Slow):
-    with slow.shell.started(*slow.command) as driver:
-        for run_id in slow.two_running(driver):
-            os.kill(slow.worker_of(run_id), signal.SIGKILL)
-        slow.gate.unlink()
-        assert driver.wait(300) == 0, slow.shell.terminal()[-5000:]
-    assert_all_over(slow.shell, 4)
+def test_the_last_workers_are_replaced(held: Held):
+    with held.shell.started(*held.command) as driver:
+        for run_id in held.two_running(driver):
+            os.kill(held.worker_of(run_id), signal.SIGKILL)
+        held.gate.unlink()
+        assert driver.wait(300) == 0, held.shell.terminal()[-5000:]
+    assert_all_over(held.shell, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["plan", "teacher"])
-def test_an_interruption_before_any_run_leaves_nothing_running(slow: Slow, stage: str):
+def test_an_interruption_before_any_run_leaves_nothing_running(held: Held, stage: str):
     marks: dict[str, Callable[[], Any]] = {
-        "plan": lambda: (slow.shell.out / "mlflow.db").exists(),
-        "teacher": lambda: list(slow.shell.out.glob("runs/*/metrics.jsonl")),
+        "plan": lambda: (held.shell.out / "mlflow.db").exists(),
+        "teacher": lambda: list(held.shell.out.glob("runs/*/metrics.jsonl")),
     }
-    with slow.shell.started(*slow.command) as driver:
+    with held.shell.started(*held.command) as driver:
         wait_for(stage, marks[stage], driver)
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(120) == 130
-        wait_for("every process to be gone", lambda: not slow.shell.processes())
-        assert "RUNNING" not in {r.info.status for r in slow.shell.mlflow_runs()}
-    slow.gate.unlink()
-    slow.shell.pdx(*slow.command)
-    assert_all_over(slow.shell, 4)
+        wait_for("every process to be gone", lambda: not held.shell.processes())
+        assert "RUNNING" not in {r.info.status for r in held.shell.mlflow_runs()}
+    held.gate.unlink()
+    held.shell.pdx(*held.command)
+    assert_all_over(held.shell, 4)

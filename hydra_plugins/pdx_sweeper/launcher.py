@@ -18,7 +18,7 @@ class PdxLocalConf:
 
 
 class PdxLocal(Launcher):
-    """Runs all jobs at once on this machine; a lost job takes no other down."""
+    """Runs jobs on this machine, workers all at once; a lost job takes no other down."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -29,7 +29,7 @@ class PdxLocal(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Start every job, wait for all."""
+        """Run every job, wait for all."""
         from pdx.sweep.local import launch
 
         return launch(self.context, self.task, self.config, job_overrides, initial_job_idx)

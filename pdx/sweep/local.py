@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from pdx.errors import SweepError
+from pdx.errors import PdxError, SweepError
 from pdx.sweep.interrupt import die_with_parent, interrupt_once
 
 
@@ -49,15 +50,19 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
 ) -> list[JobReturn]:
-    """Run every job in a process of its own, all at once; return when all have ended.
+    """Run every job in a process of its own; return when all have ended.
 
-    A task may say where each job's log goes and which GPU it gets (``log_of``, ``slot_of``); else
-    a job keeps the terminal and sees every GPU.
+    A task that says where each job's log goes and which GPU it gets (``log_of``, ``slot_of``)
+    runs in all of them at once. Jobs of another sweeper know nothing of each other: they run one
+    after another, each with the terminal, every core and every GPU.
     """
     spawn = multiprocessing.get_context("spawn")
-    jobs = []
+    jobs: list[tuple[list[str], Any, Connection]] = []
+    results: list[JobReturn] = []
     try:
         for job, overrides in enumerate(job_overrides, first):
+            if not hasattr(task, "slot_of"):
+                results += [_collect(*j) for j in jobs[len(results) :]]
             ours, theirs = spawn.Pipe(duplex=False)
             log = task.log_of(job) if hasattr(task, "log_of") else None
             slot = task.slot_of(job) if hasattr(task, "slot_of") else None
@@ -68,7 +73,7 @@ def launch(
             process.start()
             theirs.close()
             jobs.append((list(overrides), process, ours))
-        return [_collect(*job) for job in jobs]
+        return results + [_collect(*j) for j in jobs[len(results) :]]
     except BaseException:  # Ctrl-C, SIGTERM: nothing is left running behind
         for _, process, _ in jobs:
             process.terminate()
@@ -113,5 +118,9 @@ def _job(payload: bytes, pipe: Connection) -> None:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    failure = result._return_value
+    if isinstance(failure, Exception) and not isinstance(failure, PdxError):
+        traceback.print_exception(failure)  # which no pipe carries
+    result.hydra_cfg = None  # holds classes that plain pickle cannot name
     pipe.send(result)
     pipe.close()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -75,11 +76,24 @@ class _Planner:
     def control_points(self) -> Iterator[Point]:
         """Each control block, crossed with the axes that it reads and does not set."""
         for block in self.definition.controls:
-            crossed = {k: v for k, v in self.definition.axes.items() if k not in block}
             own = list(product(*block.values()))
+            crossed = {
+                key: values
+                for key, values in self.definition.axes.items()
+                if key not in block and self._knows(own[0], values[0])
+            }
             read = [k for k in crossed if self._reads(own[0], crossed, k)]
             for settings in product(*(crossed[k] for k in read), *block.values()):
                 yield self._point("control", settings)[0]
+
+    def _knows(self, own: Sequence[Setting], setting: Setting) -> bool:
+        """Whether a control has the key at all: with loss=none there are no fields of a loss."""
+        overrides = [*self.definition.base, setting.override, *(s.override for s in own)]
+        try:
+            self._compose(overrides)
+        except ConfigCompositionException:
+            return False
+        return True
 
     def _reads(
         self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]], key: str
