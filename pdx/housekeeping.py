@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from pdx.errors import ConfigError
-from pdx.files import publish, read_json
+from pdx.files import free_lock, publish, read_json
 from pdx.paths import Outputs, conf_dir
 
 HYDRAS_OWN = ("hydra",)
@@ -72,7 +72,12 @@ def collect(paths: Outputs, delete: bool) -> str:
 
     A sweep needs the runs of its plan, and their data, teachers and stores. Runs, teachers and
     stores that no plan names were made by single runs or by sweeps that are gone.
+
+    Raises:
+        ConfigError: asked to delete while something runs in this output directory.
     """
+    if delete:
+        _refuse_while_in_use(paths)
     needed: set[str] = set()
     for file in paths.sweeps.glob("*/plan.json"):
         for point in read_json(file)["points"]:
@@ -97,6 +102,15 @@ def collect(paths: Outputs, delete: bool) -> str:
     lines.append(f"{checkpoints / 2**20:10.1f} MiB  checkpoints of unfinished runs (in runs/)")
     verb = "freed" if delete else "would be freed by `pdx gc --delete`"
     return "\n".join([*lines, f"{freed / 2**20:10.1f} MiB  {verb}"])
+
+
+def _refuse_while_in_use(paths: Outputs) -> None:
+    for lock in paths.root.rglob("*.lock"):
+        if not lock.is_symlink() and not free_lock(lock):  # Optuna's own are symbolic links
+            raise ConfigError(
+                f"env.outputs={paths.root}: a process is at work here (it holds {lock}); wait for "
+                "its end, or stop it; without --delete gc only lists."
+            )
 
 
 def _use(kind: str, folder: Path, needed: set[str]) -> str:

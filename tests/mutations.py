@@ -489,6 +489,13 @@ MUTATIONS = [
         "head not compared", "frozen.py", "    _check_head(teacher)\n    if", "    if", "teacher"
     ),
     Mutation(
+        "document mask not compared",
+        "frozen.py",
+        'if token_set.manifest["document_mask"]:',
+        "if False:",
+        "teacher",
+    ),
+    Mutation(
         "pickled weights loaded",
         "frozen.py",
         "trust_remote_code=False, use_safetensors=True, **options",
@@ -635,7 +642,7 @@ MUTATIONS = [
         "unknown keys ignored",
         "build.py",
         "        if name not in known:\n            raise",
-        "        if name not in known:\n            ConfigError",
+        "        if False:\n            raise",
         "config",
     ),
     Mutation(

@@ -134,8 +134,23 @@ def test_targets_do_not_leak_into_hidden_states():
         assert ((before[9:] - after[9:]).abs().amax(-1) > 1e-3).all()
 
 
-def test_attention_does_not_cross_documents_and_positions_start_anew():
-    model, window = small().init(32, 16, seed=0), tokens(2, 16, seed=1)
+def llama() -> Any:
+    return small().init(32, 16, seed=0)
+
+
+def gpt2() -> Any:
+    """Absolute positions: rotary ones look alike wherever a document begins."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=32, initializer_range=0.4, **shape, **ends)).eval()
+
+
+@pytest.mark.parametrize("family", [llama, gpt2])
+def test_attention_does_not_cross_documents_and_positions_start_anew(family: Callable[[], Any]):
+    model, window = family(), tokens(2, 16, seed=1)
     document = torch.tensor([[0] * 5 + [1] * 7 + [2] * 4, [0] * 16])
     packed = hidden_states(model, window, document)
     for start, stop in ((0, 5), (5, 12), (12, 16)):

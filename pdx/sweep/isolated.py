@@ -4,11 +4,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
-
-from pdx.sweep.interrupt import die_with_parent
 
 PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
 
@@ -44,8 +43,16 @@ def run_isolated(arguments: tuple[Any, ...]) -> Outcome:
     return outcome
 
 
+def _die_with_worker() -> None:
+    """A forkserver, the parent in the kernel's eyes, lives for as long as any of its children."""
+    worker = multiprocessing.parent_process()
+    assert worker is not None
+    worker.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _main(pipe: Connection, environ: dict[str, str], arguments: tuple[Any, ...]) -> None:
-    die_with_parent()  # the forkserver, which goes when its worker goes
+    threading.Thread(target=_die_with_worker, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(environ)

@@ -1,0 +1,388 @@
+"""The verbs: what each prints, and what bad input gets before any training."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import Shell, finished
+from conftest import TINY
+from test_data import words, write_corpus
+
+from pdx import cli
+from pdx.files import locked, read_json
+from pdx.paths import conf_dir
+
+__all__ = ["finished"]
+
+ROOT = Path(cli.__file__).parent.parent
+HEAVY = {"hydra", "omegaconf", "torch", "mlflow", "optuna", "numpy", "pandas", "transformers"}
+
+Pdx = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pdx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Pdx]:
+    """The command line in this process: arguments -> status, output, complaint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PDX_OUTPUTS", str(tmp_path / "out"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["pdx"])
+
+    def inner(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(list(arguments))
+        return status, *capsys.readouterr()
+
+    yield inner
+    torch.set_num_threads(1)  # a lone run takes every core
+
+
+# ---- light ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pdx.cli",
+        "from pdx.cli import main; assert main(['--help']) == 0",
+        "from pdx.cli import main; assert main(['--version']) == 0",
+        "import hydra_plugins.pdx_sweeper",
+    ],
+)
+def test_help_imports_nothing_heavy(code: str):
+    """Half a second for --help: kept by what is not imported, which a busy machine cannot blur."""
+    listed = f"{code}\nimport sys; print('MODULES', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.rpartition("MODULES")[2].split())
+    assert not HEAVY & loaded
+
+
+def test_the_plugins_hydra_imports_at_every_start_are_light():
+    code = "import hydra_plugins.pdx_sweeper.sweeper, hydra_plugins.pdx_sweeper.launcher, sys"
+    listed = f"{code}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", listed], capture_output=True, text=True, check=True
+    )
+    assert not (HEAVY - {"hydra", "omegaconf"}) & set(done.stdout.split())
+
+
+def test_help_names_every_verb(pdx: Pdx):
+    status, said, _ = pdx("--help")
+    assert status == 0
+    for verb in ["train", "plan", "status", "report", "capture", "export", "ui", "axes", "gc"]:
+        assert re.search(rf"^  pdx {verb}\b", said, re.M), verb
+
+
+# ---- boundaries ----------------------------------------------------------------------------------
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            found.add(node.module or "")
+    return found
+
+
+def users_of(package: str, *folders: str) -> set[str]:
+    """Files that import a package."""
+    files = [f for folder in folders for f in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 5
+    return {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if any(name.split(".")[0] == package for name in imports(file))
+    }
+
+
+def test_one_file_knows_mlflow_and_one_folder_optuna():
+    sources = ("pdx", "hydra_plugins", "analysis")
+    assert users_of("mlflow", *sources) == {"pdx/tracking.py"}
+    assert users_of("optuna", *sources) == {"pdx/sweep/study.py"}
+
+
+def test_analysis_reads_tables_and_cost_needs_no_torch():
+    assert not users_of("torch", "analysis") | users_of("hydra", "analysis")
+    assert not users_of("transformers", "analysis") | users_of("omegaconf", "analysis")
+    assert not {n.split(".")[0] for n in imports(ROOT / "pdx" / "cost.py")} & {"torch", "numpy"}
+
+
+def test_the_loop_knows_neither_sweeps_nor_records():
+    told = imports(ROOT / "pdx" / "train.py")
+    assert not [n for n in told if n.startswith(("pdx.sweep", "pdx.tracking", "optuna", "mlflow"))]
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+BAD = {
+    "verb": (["trian"], 2, r"pdx trian: unknown verb\. Did you mean 'train'\? Known: train,"),
+    "key": (["train.num_token=5"], 1, r"train\.num_token: unknown key\. Did you mean 'num_tokens'"),
+    "axis": (["lossy=mse"], 1, r"lossy: unknown key\. Did you mean 'loss'\? Known: data,"),
+    "added key": (["+loss.temprature=2"], 1, r"loss\.temprature: unknown field of ForwardKL"),
+    "value": (["loss=forward_k"], 1, r"loss=forward_k: no such value\. Did you mean 'forward_kl'"),
+    "launcher": (["hydra/launcher=pdx_locl"], 1, r"no such value\. Did you mean 'pdx_local'"),
+    "type": (["train.num_tokens=abc"], 1, r"train\.num_tokens: Value 'abc' .* to Integer"),
+    "null": (["signal.top_k=null"], 1, r"signal\.top_k: Incompatible value 'None'"),
+    "range": (["optim.peak_lr=-1"], 1, r"optim\.peak_lr=-1\.0: must be > 0"),
+    "missing": (["teacher=pretrained"], 1, r"teacher\.path=\?\?\?: must be given"),
+    "grammar": (["loss.x=[1,"], 1, r"loss\.x=\[1,: is no override .*write key=value, and quote"),
+    "no override": (["mse"], 1, r"mse: is no override .*missing EQUAL.*write key=value"),
+    "list": (["loss=mse,none"], 1, r"Ambiguous value .*add --multirun"),
+    "sweep alone": (["sweep=demo"], 1, r"sweep=demo: is for a multirun; write pdx train -m sweep="),
+    "no sweep": (["-m", "sweep=dmo"], 1, r"sweep=dmo: no such file .* Did you mean 'demo'\?"),
+    "no scale": (["-m", "sweep=demo", "scale=cp"], 1, r"scale=cp: .* Did you mean 'cpu'\?"),
+    "swept key": (
+        ["-m", "train.num_token=5,6"],
+        1,
+        r"train\.num_token: unknown key\. Did you mean",
+    ),
+    "swept value": (
+        ["-m", "loss=mse,forward_k"],
+        1,
+        r"loss=forward_k: no such value\. Did you mean",
+    ),
+    "shown": (["-m", "sweep=demo", "--cfg", "job"], 1, r"--cfg: shows one run's config; leave out"),
+    "gpus": (["env.gpus=some"], 1, r"env\.gpus=some: must be auto, null or a list of indices"),
+    "K": (["data=synthetic", "signal.top_k=64"], 1, r"signal\.top_k=64: must not exceed the vocab"),
+    "package": (
+        ["loss._target_=os.path.Loss"],
+        1,
+        r"loss\._target_=os\.path\.Loss: targets must live",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_not_known_is_refused_with_the_nearest_name(pdx: Pdx, case: str, tmp_path: Path):
+    arguments, expected, message = BAD[case]
+    status, _, complaint = pdx(*([] if case == "verb" else ["train"]), *arguments)
+    assert re.search(message, complaint), complaint
+    assert "Traceback" not in complaint
+    assert status == expected
+    assert not (tmp_path / "out").exists(), "nothing was begun"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Texts of forty documents, and files that are no text."""
+    rng = np.random.default_rng(0)
+    write_corpus(tmp_path / "text", [words(rng, 300) for _ in range(40)])
+    write_corpus(tmp_path / "one", [words(rng, 300)])
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    return tmp_path
+
+
+FILES = ["data=files", "data.seq_len=16", "data.vocab_size=300", "train.num_tokens=1024"]
+MATTER = {
+    "nothing matches": (["data.paths=[none/*.txt]"], r"data\.paths=none/\*\.txt: matches nothing"),
+    "empty": (["data.paths=[empty.txt]"], r"data\.paths.*empty\.txt"),
+    "unreadable": (["data.paths=[bytes.txt]"], r"bytes\.txt.*UTF-8"),
+    "no document for a split": (["data.paths=[one/*.txt]"], r"split .*no document|no document"),
+    "a vocabulary of one": (
+        ["data.paths=[text/*.txt]", "data.vocab_size=256"],
+        r"data\.vocab_size=256: must be from 257",
+    ),
+    "K above it": (
+        ["data.paths=[text/*.txt]", "signal.top_k=301", "store.top_k=301"],
+        r"signal\.top_k=301: must not exceed the vocabulary",
+    ),
+    "epochs": (
+        ["data.paths=[text/*.txt]", "train.num_tokens=10000000"],
+        r"train\.num_tokens=10000000: is [\d.]+ epochs .* ask for the repeats with train\.max_",
+    ),
+    "a store that cannot serve": (
+        ["data.paths=[text/*.txt]", "signal.top_k=60", "store.top_k=50"],
+        r"signal\.top_k=60",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MATTER)
+@pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
+def test_text_that_cannot_be_used_is_refused(pdx: Pdx, corpus: Path, case: str, multirun: bool):
+    changes, message = MATTER[case]
+    sweep = ["-m", "hydra/launcher=basic", "loss=none,mse"] if multirun else []
+    status, _, complaint = pdx("train", *sweep, *FILES, *changes)
+    assert re.search(message, complaint), complaint
+    assert "Traceback" not in complaint
+    assert status == 1
+    assert not list(corpus.glob("out/runs/*/result.json")), "nothing was trained"
+
+
+def test_a_class_of_another_package_needs_leave(pdx: Pdx, tmp_path: Path):
+    """The same conf directory, whose package was not named in env.packages."""
+    shell = Shell(tmp_path)
+    shell.write_own_package()
+    for sweep in ([], ["-m", "train.seed=0,1"]):
+        status, _, complaint = pdx("train", *sweep, "--config-dir", "conf", "loss=odd", *TINY)
+        assert status == 1
+        assert "loss._target_=mine.losses.Odd: targets must live under 'pdx.' or in" in complaint
+    assert "mine" not in sys.modules, "its code was not run"
+
+
+def test_an_unreachable_tracking_server_is_refused_before_any_work(pdx: Pdx, tmp_path: Path):
+    for sweep in ([], ["-m", "train.seed=0,1"]):
+        status, _, complaint = pdx(
+            "train", *sweep, *TINY, "loss=none", "env.tracking_uri=http://127.0.0.1:1"
+        )
+        assert status == 1
+        assert "env.tracking_uri=http://127.0.0.1:1: cannot be used (" in complaint
+        assert "start the server (`pdx ui`" in complaint and "env.tracking_uri=null" in complaint
+    assert not list(tmp_path.glob("out/runs/*")) and not list(tmp_path.glob("out/data/*"))
+
+
+# ---- what verbs do -------------------------------------------------------------------------------
+
+
+def test_axes_prints_every_file(pdx: Pdx):
+    status, said, _ = pdx("axes")
+    assert status == 0
+    files = sorted(f for f in conf_dir().rglob("*.yaml") if f.parent != conf_dir())
+    assert len(files) > 40
+    axis = ""
+    printed = set()
+    for line in said.splitlines():
+        axis = line.rstrip("/") if not line.startswith(" ") else axis
+        if line.startswith("  ") and line[2] != " ":
+            printed.add((axis, line.split()[0]))
+            assert len(line.split()) > 3, f"no word on what it is: {line}"
+    assert printed == {(f.parent.name, f.stem) for f in files}
+    assert "top_k=50" in said
+
+
+def test_the_job_config_is_printed_as_hydra_does(pdx: Pdx):
+    status, said, _ = pdx("train", "--cfg", "job", "loss=mse")
+    assert status == 0
+    assert "_target_: pdx.losses.mse" in said and "hydra:" not in said
+
+
+def test_a_single_run_prints_what_it_measured(pdx: Pdx, tmp_path: Path):
+    status, said, complaint = pdx("train", *TINY, "loss=none", "teacher@eval_teacher=none")
+    assert status == 0, complaint
+    (result,) = tmp_path.glob("out/runs/*/result.json")
+    stored = read_json(result)
+    assert f"{result.parent.name} complete" in said
+    for key, value in stored["metrics"].items():
+        assert re.search(rf"^  {key} +{value:.4f}$", said, re.M), key
+    assert str(result.parent) in said
+    again, _, _ = pdx("train", *TINY, "loss=none", "teacher@eval_teacher=none")
+    assert again == 0 and read_json(result) == stored, "a finished run is not run again"
+
+
+def test_the_plan_costs_nothing(pdx: Pdx, tmp_path: Path):
+    status, said, _ = pdx("plan", "-m", *TINY, "student=s10k,s30k", "train.seed=0,1")
+    assert status == 0
+    assert "4 runs, 0 done (*), 4 to do" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", 'a "b"', "back\\slash", "end\\", "a\\'b", "${x}", "\\${x}"]
+)
+def test_the_command_that_made_a_sweep_is_kept_as_it_was_given(
+    pdx: Pdx, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    """What the report prints can be pasted into a shell, whatever needed quoting."""
+    import shlex
+
+    from hydra_plugins.pdx_sweeper.sweeper import PdxSweeper
+
+    Path(text).mkdir()
+    seen: list[str] = []
+    monkeypatch.setattr(PdxSweeper, "sweep", lambda self, _: seen.append(self.command))
+    assert pdx("train", "-m", "--config-dir", text, "loss=mse")[0] == 0
+    assert shlex.split(seen[0]) == ["pdx", "train", "-m", "--config-dir", text, "loss=mse"]
+
+
+def test_an_exported_student_is_the_runs_model(finished: Shell, pdx: Pdx, tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    point = finished.plan()["points"][0]
+    where = ["env.outputs=" + str(finished.out)]
+    status, said, complaint = pdx("export", point["run_id"][:6], "exported", *where)
+    assert status == 0, complaint
+    assert "AutoModelForCausalLM.from_pretrained('exported') loads it" in said
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+
+    from pdx.frozen import load_model
+
+    own = load_model(finished.out / "runs" / point["run_id"] / "model", "float32")
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, own(ids).logits)
+    data = (
+        finished.out
+        / "data"
+        / read_json(finished.out / "runs" / point["run_id"] / "result.json")["facts"]["data_digest"]
+    )
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(data / "tokenizer").get_vocab()
+
+    again = pdx("export", point["run_id"], "exported", *where)
+    assert again[0] == 1 and "DIR=exported: exists and is not empty" in again[2]
+
+
+def test_export_refuses_what_it_cannot_find(pdx: Pdx, finished: Shell):
+    assert "give a run's id" in pdx("export", "abc")[2]
+    status, _, complaint = pdx("export", "xyz", "d", f"env.outputs={finished.out}")
+    assert status == 1
+    assert re.search(r"RUN=xyz: no finished runs .* known are [0-9a-f]{12},", complaint)
+    status, _, complaint = pdx("export", "", "d", f"env.outputs={finished.out}")
+    assert status == 1 and "finished runs" in complaint, "not one of many at random"
+
+
+def test_gc_removes_what_no_sweep_needs_and_nothing_else(finished: Shell, tmp_path: Path, pdx: Pdx):
+    import shutil
+
+    out = tmp_path / "gc"
+    for name in ("data", "runs", "stores", "teachers", "sweeps"):
+        shutil.copytree(finished.out / name, out / name)
+    where = f"env.outputs={out}"
+    needed = {f.relative_to(out) for f in out.rglob("*") if f.is_file()}
+    status, said, _ = pdx("gc", where)
+    assert status == 0 and "no sweep needs it" not in said
+    assert re.search(r"^ +0\.0 MiB  would be freed by `pdx gc --delete`$", said, re.M)
+
+    run = next((out / "runs").iterdir())
+    for extra in ("runs/abandoned", "stores/old", "teachers/old", "data/old", "data/.tmp-x-1"):
+        shutil.copytree(run, out / extra)
+    (out / "stores" / "old" / "manifest.json").write_text('{"teacher_id": "gone"}')
+    status, said, _ = pdx("gc", where)
+    assert said.count("no sweep needs it") == 4 and said.count("half-made") == 1
+    assert (out / "runs" / "abandoned").exists(), "gc alone only lists"
+
+    with locked(out / "runs" / run.name / ".lock"):
+        status, _, complaint = pdx("gc", "--delete", where)
+    assert status == 1 and "a process is at work here" in complaint
+    assert (out / "runs" / "abandoned").exists()
+
+    status, said, _ = pdx("gc", "--delete", where)
+    assert status == 0 and re.search(r"MiB  freed$", said, re.M)
+    assert {f.relative_to(out) for f in out.rglob("*") if f.is_file()} == needed
+
+
+def test_arguments_that_a_verb_does_not_take_are_refused(pdx: Pdx):
+    for arguments in (["axes", "loss"], ["gc", "--delet"], ["ui", "prt=1"]):
+        status, _, complaint = pdx(*arguments)
+        assert status == 1
+        assert f"pdx {' '.join(arguments)}: not known here; it takes" in complaint
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m pdx.cli axes | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0 and done.stderr == ""
