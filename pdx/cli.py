@@ -1,11 +1,11 @@
 """The verbs. Nothing heavy is imported before a verb needs it."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 HELP = """\
 pdx: sweeps over the design space of pre-training distillation
@@ -27,6 +27,17 @@ applications: --cfg job, --config-dir, hydra/launcher=... work. `pdx train --hel
 """
 SWEEP_VERBS = ("plan", "status", "report")
 HYDRA_SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
+HYDRA_VALUED = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+)
+HYDRA_VALUED += ("--package", "-p", "--experimental-rerun")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,8 +132,22 @@ def _hydra(task: Callable[[Any], Any], arguments: list[str]) -> None:
     from pdx.paths import conf_dir
 
     register()
-    sys.argv = ["pdx", *arguments]
+    sys.argv = ["pdx", *_options_first(arguments)]
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Hydra's parser wants overrides side by side; a user writes them as they come to mind."""
+    options, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in HYDRA_VALUED:
+            options += [value for value in [next(rest, None)] if value is not None]
+    return [*options, *overrides]
 
 
 def _taken(arguments: list[str], *keys: str) -> tuple[dict[str, str], list[str]]:
@@ -145,16 +170,9 @@ def _sweep(action: str, arguments: list[str]) -> None:
     rest = [a for a in rest if a not in flags]
     command = shlex.join(["pdx", "train", "-m", *(f"{k}={v}" for k, v in ours.items()), *rest])
     handed = [f"hydra.sweeper.{key}={value}" for key, value in ours.items()]
-    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={_literal(command)}"]
+    # Encoded, so that what the user quoted or escaped is not read a second time.
+    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={quote(command)}"]
     _hydra(_no_task, ["-m", *rest, *handed])
-
-
-def _literal(text: str) -> str:
-    """``text`` as a value on Hydra's command line that stands for itself."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    kept = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)  # no interpolation
-    return QuotedString(kept, Quote.single).with_quotes()
 
 
 def _no_task(cfg: Any) -> None:

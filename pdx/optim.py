@@ -37,7 +37,9 @@ class AdamW:
     def __post_init__(self) -> None:
         check(self.peak_lr > 0, "optim.peak_lr", self.peak_lr, "must be > 0")
         width = self.lr_reference_width
-        check(width is None or width >= 1, "optim.lr_reference_width", width, "must be >= 1 or null")
+        check(
+            width is None or width >= 1, "optim.lr_reference_width", width, "must be >= 1 or null"
+        )
         check(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "must lie in [0, 1)")
         check(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "must lie in [0, 1)")
         check(self.eps > 0, "optim.eps", self.eps, "must be > 0")

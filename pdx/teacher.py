@@ -108,6 +108,13 @@ class Trained:
                 "teacher.data_split=disjoint: data.teacher_frac=0.0 leaves it no tokens; set "
                 "data.teacher_frac above 0, or teacher.data_split=same."
             )
+        step_tokens = self.batch_size * run.data.seq_len
+        check(
+            self.num_tokens >= step_tokens,
+            "teacher.num_tokens",
+            self.num_tokens,
+            f"must hold one step of teacher.batch_size * data.seq_len = {step_tokens} tokens",
+        )
         return Run(
             data=run.data,
             teacher=NoTeacher(),

@@ -1,6 +1,7 @@
 """What the tests of the numerics share: components by name, and signals of given logits."""
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +37,6 @@ def taught(run: Any, env: Any) -> tuple[Any, Any]:
 
 def fits(signal: Any) -> Any:
     """A signal of any size, cut to the tests' vocabulary."""
-    from dataclasses import replace
-
     return replace(signal, top_k=min(signal.top_k, 5)) if hasattr(signal, "top_k") else signal
 
 

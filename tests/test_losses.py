@@ -202,7 +202,10 @@ def gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of hidden states and head, and both sums, of a batch cut into ``parts``."""
     generator = torch.Generator().manual_seed(17)
-    rand = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     hidden_BLD, weight_VD, teacher_BLV = rand(4, 5, 3), rand(VOCAB, 3), 2 * rand(4, 5, VOCAB)
     targets_BL = torch.randint(VOCAB, (4, 5), generator=generator)
     hidden_BLD.requires_grad_()

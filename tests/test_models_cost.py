@@ -144,7 +144,7 @@ def gpt2() -> Any:
 
     torch.manual_seed(0)
     shape: dict[str, Any] = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    ends = {"bos_token_id": None, "eos_token_id": None}
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     return GPT2LMHeadModel(GPT2Config(vocab_size=32, initializer_range=0.4, **shape, **ends)).eval()
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numerics import component, logits, taught
 
 from pdx.config import Run, config_of
 from pdx.env import Env
-from pdx.errors import ConfigError, StoreError
+from pdx.errors import ConfigError, PdxError, StoreError
 from pdx.execute import execute
 from pdx.files import read_json, write_json
 from pdx.frozen import load_model
@@ -368,8 +369,6 @@ def fresh(shared: Shared, outputs: Path) -> Shared:
     outputs.mkdir(parents=True)
     for name in ("data", "runs"):
         (outputs / name).symlink_to(getattr(root, name))
-    from dataclasses import replace
-
     return Shared.of(shared.run, replace(shared.env, outputs=str(outputs)))
 
 
@@ -445,6 +444,7 @@ def test_a_killed_capture_goes_on_at_the_first_missing_shard(shared: Shared, tmp
     assert list(before) == ["shard-00000.bin", "shard-00001.bin"]
     assert any(".shard-00002.bin." in f.name for f in other.store_dir.iterdir())  # half done
     other.open_store()
+    assert not list(other.store_dir.glob(".shard-*"))
     after = stamps(other.store_dir)
     assert {name: after[name] for name in before} == before
     assert {n: b for n, (_, b) in after.items()} == {
@@ -482,8 +482,6 @@ def test_no_room_is_said_before_the_first_shard(
     other = fresh(shared, tmp_path / "other")
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    from pdx.errors import PdxError
-
     with pytest.raises(PdxError, match=r"this capture needs 0.0\d GiB and 0.00 GiB are free"):
         other.ensure_store(512)
     assert not stamps(other.store_dir)
@@ -493,7 +491,7 @@ def test_no_room_is_said_before_the_first_shard(
 
 
 def test_documents_do_not_see_each_other_on_the_whole_road(tiny: Tiny, tmp_path: Path):
-    """Tokens, capture, training and evaluation with data.document_mask: real text, short documents."""
+    """Tokens, capture, training and evaluation of short documents with data.document_mask."""
     rng = np.random.default_rng(0)
     (tmp_path / "text").mkdir()
     for number in range(120):

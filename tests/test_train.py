@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from pdx import checkpoint, train
 from pdx.config import Run
 from pdx.data import window_order
 from pdx.env import Env
-from pdx.errors import DataError, Diverged
+from pdx.errors import DataError, Diverged, StoreError
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.frozen import freeze, load_model
@@ -296,8 +297,6 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     """Killed after the checkpoint of a step: any, one that logs, one that evaluates, the last."""
     run, env, wanted = uninterrupted
     monkeypatch.setattr(train, "NUM_LOGS", 5)
-    from dataclasses import replace
-
     for name in ("data", "stores", "teachers"):
         (tmp_path / name).symlink_to(env.paths.root / name)
     env = replace(env, outputs=str(tmp_path))
@@ -336,8 +335,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     assert checkpoint.load(tmp_path, CPU) == {"step": 3}
     path = tmp_path / checkpoint.FILE
     path.write_bytes(path.read_bytes()[:-20])
-    from pdx.errors import StoreError
-
     with pytest.raises(
         StoreError, match=r"checkpoint.pt: cannot be read .*; delete it to train from the start"
     ):

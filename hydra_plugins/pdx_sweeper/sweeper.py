@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class PdxSweeperConf:
-    """Set by the command line: ``sweep=``, ``scale=`` and the verb."""
+    """Set by the command line: ``sweep=``, ``scale=``, the verb and the command as it was given."""
 
     _target_: str = "hydra_plugins.pdx_sweeper.sweeper.PdxSweeper"
     sweep: str | None = None
@@ -24,7 +25,8 @@ class PdxSweeper(Sweeper):
     """Plans a grid, queues it in an Optuna study, and launches workers through Hydra's launcher."""
 
     def __init__(self, sweep: str | None, scale: str | None, action: str, command: str) -> None:
-        self.sweep_name, self.scale, self.action, self.command = sweep, scale, action, command
+        self.sweep_name, self.scale, self.action = sweep, scale, action
+        self.command = unquote(command)
         self.context: HydraContext
         self.config: DictConfig
 

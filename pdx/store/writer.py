@@ -38,6 +38,8 @@ def capture(
     shards = layout.missing(directory, num_windows)
     if not shards:
         return
+    for half_written in directory.glob(".shard-*"):  # of a capture that was killed
+        half_written.unlink()
     require_space(directory, sum(layout.shard_bytes(s) for s in shards), "this capture")
     tokens = sum(layout.bounds(s)[1] - layout.bounds(s)[0] for s in shards) * layout.seq_len
     with tqdm(total=tokens, desc="capture", unit="tok", unit_scale=True) as bar:
