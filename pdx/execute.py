@@ -86,8 +86,8 @@ class _Execution:
         self.device, self.val = shared.device, shared.token_set.windows("val")
         if not self.quiet:
             print(
-                f"{run.run_id}: {run.num_steps:,} steps, {shared.num_unique_tokens:,} unique tokens "
-                f"of the {shared.train_windows.num_tokens:,} in split {run.train.split!r}, "
+                f"{run.run_id}: {run.num_steps:,} steps, {shared.num_unique_tokens:,} unique "
+                f"tokens of the {shared.train_windows.num_tokens:,} in split {run.train.split!r}, "
                 f"{shared.num_epochs:.2f} epochs",
                 file=sys.stderr,
             )

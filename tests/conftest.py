@@ -48,7 +48,6 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def compose_cfg() -> Callable[..., DictConfig]:
     """Overrides -> resolved config."""
-
     register()
 
     def inner(*overrides: str) -> DictConfig:
