@@ -7,14 +7,10 @@ those positions.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-
-from pdx.build import check
-
-TAILS = ("renormalize", "bucket")
 
 # Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN, and
 # exp(NOTHING) is 0 in float32 and float64 alike.
@@ -170,13 +166,25 @@ class SparseSignal:
         return logprobs_CK.masked_fill(~self.keep_NK, NOTHING)
 
 
+class Truncating(Protocol):
+    """What forms a sparse signal of rows: a truncating value of the signal axis."""
+
+    top_k: int
+    temperature: float
+    temper_student: bool
+
+    def sparse(self, rows: Rows) -> SparseSignal:
+        """The signal of rows that hold at least ``top_k`` entries (or the whole vocabulary)."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveSparseSignal:
     """A live teacher seen through a truncating signal: rows are formed chunk by chunk."""
 
     hidden_ND: Tensor
     head: Callable[[Tensor], Tensor]
-    signal: "TopK | ToppTopK"
+    signal: "Truncating"
 
     @property
     def scale(self) -> float:
@@ -203,153 +211,3 @@ def _upcast(logits: Tensor) -> Tensor:
 def _temper(student_logits_CV: Tensor, signal: DenseSignal | SparseSignal) -> Tensor:
     logits_CV = _upcast(student_logits_CV)
     return logits_CV / signal.temperature if signal.temper_student else logits_CV
-
-
-# ---- axis values -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Full:
-    """All of the teacher's logits: what every truncation is compared with; needs a live teacher.
-
-    Attributes:
-        temperature: softens the teacher, and the student too where ``temper_student``.
-        temper_student: temper both sides; value and gradient are then multiplied by T^2.
-
-    Source:
-        Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. arXiv:2410.16215, Eq. 4 tempers the
-        teacher; whether the student too is not said there.
-    """
-
-    temperature: float
-    temper_student: bool
-
-    stored: ClassVar[bool] = False
-    version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check(self.temperature > 0, "signal.temperature", self.temperature, "must be > 0")
-
-    @property
-    def closed(self) -> bool:
-        """Both sides sum to one on the support."""
-        return True
-
-    def live(self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> DenseSignal:
-        """The signal of a live teacher."""
-        return DenseSignal(
-            hidden_ND=hidden_ND,
-            head=head,
-            temperature=self.temperature,
-            temper_student=self.temper_student,
-        )
-
-
-class _Truncated:
-    """What the truncating signals share: how kept rows become a signal, stored or live."""
-
-    stored: ClassVar[bool] = True
-
-    top_k: int
-    tail: str
-    temperature: float
-    temper_student: bool
-
-    def __post_init__(self) -> None:
-        check(self.top_k >= 1, "signal.top_k", self.top_k, "must be at least 1")
-        check(self.tail in TAILS, "signal.tail", self.tail, f"must be one of {', '.join(TAILS)}")
-        check(self.temperature > 0, "signal.temperature", self.temperature, "must be > 0")
-
-    @property
-    def closed(self) -> bool:
-        """Both sides sum to one on the support."""
-        return self.tail == "bucket"
-
-    @property
-    def needed_temperatures(self) -> tuple[float, ...]:
-        """Temperatures whose full-vocabulary logsumexp this signal cannot do without."""
-        return (self.temperature,) if self.tail == "bucket" else ()
-
-    def keep(self, rows: Rows) -> Tensor:
-        """Which of the first ``top_k`` entries of each row are kept, [N, K] bool."""
-        raise NotImplementedError
-
-    def sparse(self, rows: Rows) -> SparseSignal:
-        """The signal of rows that hold at least ``top_k`` entries (or the whole vocabulary)."""
-        return SparseSignal(
-            ids_NK=rows.ids_NK[:, : self.top_k],
-            logits_NK=rows.logits_NK[:, : self.top_k],
-            keep_NK=self.keep(rows),
-            lse_N=rows.lse[self.temperature] if self.tail == "bucket" else None,
-            tail=self.tail,
-            temperature=self.temperature,
-            temper_student=self.temper_student,
-        )
-
-    def live(self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> LiveSparseSignal:
-        """The same signal of a live teacher."""
-        return LiveSparseSignal(hidden_ND=hidden_ND, head=head, signal=self)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopK(_Truncated):
-    """The teacher's ``top_k`` largest logits: a store of fixed width.
-
-    Attributes:
-        tail: ``bucket`` puts all other tokens together in one entry on both sides, so that every
-            divergence stays one; ``renormalize`` forgets them: the teacher is renormalised over
-            what is kept while the student keeps its full softmax (our reading of arXiv:2410.16215,
-            Eq. 4: truncate, temper, renormalise).
-        temperature, temper_student: as in ``Full``.
-
-    Source:
-        ``bucket``: the ghost token of arXiv:2503.16870.
-    """
-
-    top_k: int
-    tail: str
-    temperature: float
-    temper_student: bool
-
-    version: ClassVar[int] = 1
-
-    def keep(self, rows: Rows) -> Tensor:
-        return torch.ones_like(rows.ids_NK[:, : self.top_k], dtype=torch.bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToppTopK(_Truncated):
-    """The smallest set that holds ``top_p`` of the mass, then at most ``top_k`` of it.
-
-    Bites by p where the teacher is sure and by k where it is not.
-
-    Attributes:
-        top_p: mass at temperature 1, before the temperature is applied.
-        tail, temperature, temper_student: as in ``TopK``.
-
-    Source:
-        arXiv:2410.16215, section 3.1 (top-p-k).
-    """
-
-    top_p: float
-    top_k: int
-    tail: str
-    temperature: float
-    temper_student: bool
-
-    version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(0 < self.top_p <= 1, "signal.top_p", self.top_p, "must lie in (0, 1]")
-
-    @property
-    def needed_temperatures(self) -> tuple[float, ...]:
-        return (1.0, *super().needed_temperatures)
-
-    def keep(self, rows: Rows) -> Tensor:
-        probs_NK = (rows.logits_NK[:, : self.top_k] - rows.lse[1.0][:, None]).exp()
-        before_NK = probs_NK.cumsum(-1) - probs_NK  # mass of all larger tokens
-        keep_NK = before_NK < self.top_p
-        keep_NK[:, 0] = True
-        return keep_NK

@@ -63,7 +63,7 @@ MUTATIONS = [
     ),
     Mutation(
         "tail from the logsumexp of another temperature",
-        "signal.py",
+        "signals/truncated.py",
         'lse_N=rows.lse[self.temperature] if self.tail == "bucket" else None',
         'lse_N=rows.lse[1.0] if self.tail == "bucket" else None',
         "signal",
@@ -91,21 +91,21 @@ MUTATIONS = [
     ),
     Mutation(
         "top-p off by one (too few)",
-        "signal.py",
+        "signals/topp_topk.py",
         "keep_NK = before_NK < self.top_p",
         "keep_NK = before_NK + probs_NK < self.top_p",
         "signal",
     ),
     Mutation(
         "top-p off by one (too many)",
-        "signal.py",
+        "signals/topp_topk.py",
         "keep_NK = before_NK < self.top_p",
         "keep_NK = before_NK - probs_NK < self.top_p",
         "signal",
     ),
     Mutation(
         "top-p at the signal's temperature",
-        "signal.py",
+        "signals/topp_topk.py",
         "probs_NK = (rows.logits_NK[:, : self.top_k] - rows.lse[1.0][:, None]).exp()",
         "probs_NK = (rows.logits_NK[:, : self.top_k] / self.temperature).softmax(-1)",
         "signal",

@@ -247,7 +247,10 @@ def test_a_class_of_another_package_needs_leave(pdx: Pdx, tmp_path: Path):
     assert "mine" not in sys.modules, "its code was not run"
 
 
-def test_an_unreachable_tracking_server_is_refused_before_any_work(pdx: Pdx, tmp_path: Path):
+def test_an_unreachable_tracking_server_is_refused_before_any_work(
+    pdx: Pdx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # else 8 seconds of trying
     for sweep in ([], ["-m", "train.seed=0,1"]):
         status, _, complaint = pdx(
             "train", *sweep, *TINY, "loss=none", "env.tracking_uri=http://127.0.0.1:1"

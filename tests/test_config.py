@@ -191,7 +191,7 @@ def test_bad_input_names_key_value_and_what_is_allowed(
 
 
 GOOD = {
-    "_target_": "pdx.signal.TopK",
+    "_target_": "pdx.signals.topk.TopK",
     "top_k": 5,
     "tail": "bucket",
     "temperature": 1.0,
@@ -223,8 +223,8 @@ GOOD = {
             r"signal._target_=pdxevil.signal.TopK: targets must live under",
         ),
         (
-            {"_target_": "pdx.signal.Nothing"},
-            r"signal._target_=pdx.signal.Nothing: cannot be imported .*; name a class as module",
+            {"_target_": "pdx.signals.Nothing"},
+            r"signal._target_=pdx.signals.Nothing: cannot be imported .*; name a class as module",
         ),
         ({"_target_": "pdx.nothing.TopK"}, r"signal._target_=pdx.nothing.TopK: cannot be imported"),
         (
