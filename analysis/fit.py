@@ -8,6 +8,7 @@ Source: the estimator is that of arXiv:2203.15556 (Huber on log loss, delta 1e-3
 on log loss; the traps avoided are those that arXiv:2404.10102 found.
 """
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,21 @@ class Fit:
     seed: int
     versions: dict[str, str]
     bootstrap: Bootstrap | None = None
+
+    @property
+    def aicc(self) -> float:
+        """Akaike's criterion for few points, of log residuals; infinite where points are too few.
+
+        Source:
+            Hurvich, Tsai 1989, Biometrika 76(2), with the variance as one more constant.
+        """
+        num, free = self.num_points, len(self.constants) + 1
+        if num - free - 1 <= 0:
+            return math.inf
+        if self.rms_log_residual == 0:
+            return -math.inf
+        spread = 2 * num * math.log(self.rms_log_residual)
+        return spread + 2 * free + 2 * free * (free + 1) / (num - free - 1)
 
     def predict(self, x: Array) -> Array:
         """The fitted loss at x."""

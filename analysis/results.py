@@ -49,9 +49,11 @@ class Curve:
 
     @property
     def drawn(self) -> Fit | None:
-        """The offset law where five sizes allow it and it is sound, else the straight line."""
+        """The sound fit of lowest AICc: an offset is drawn only where the points ask for one."""
         sound = [f for f in self.fits if f.converged and not f.bounds_hit]
-        return sound[-1] if sound else (self.fits[0] if self.fits else None)
+        if sound:
+            return min(sound, key=lambda f: f.aicc)
+        return self.fits[0] if self.fits else None
 
 
 @dataclass(frozen=True, kw_only=True)

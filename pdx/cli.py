@@ -287,11 +287,11 @@ def _ui(arguments: list[str]) -> None:
     _refuse_rest("ui", rest, "env.outputs, env.tracking_uri, port")
     port = ours.pop("port", "5000")
     env = _env(ours)
-    from pdx.tracking import connect
+    from pdx.tracking import experiment_link
 
-    connect(env)  # creates an empty store rather than showing another one
+    link = f"http://127.0.0.1:{port}{experiment_link(env)}"
     environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print(f"MLflow on {env.mlflow_uri}: http://127.0.0.1:{port}", file=sys.stderr, flush=True)
+    print(f"MLflow on {env.mlflow_uri}: {link}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", port]
     command += ["--backend-store-uri", env.mlflow_uri]
     command += ["--default-artifact-root", (env.paths.root.resolve() / "mlartifacts").as_uri()]

@@ -43,6 +43,8 @@ FLUSH_METRICS = 300  # a call costs 25 ms whether it carries one metric or hundr
 FLUSH_SECONDS = 5.0
 MAX_BATCH = 1000  # MLflow's own limit of metrics a call
 MAX_PARAMS = 100
+FIRST_METRIC = "train/ce_loss"  # MLflow's compare page opens on the metric that was logged first
+TRAINING_VIEW = "workflowType=machine_learning"  # MLflow's pages open on traces of chats otherwise
 
 
 def connect(env: Env) -> tuple[MlflowClient, str]:
@@ -72,6 +74,11 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
             "(`pdx ui` serves the default store), or set env.tracking_uri=null for a SQLite file "
             "in the output directory."
         ) from err
+
+
+def experiment_link(env: Env) -> str:
+    """The path of MLflow's table of runs; creates an empty store rather than show another one."""
+    return f"/#/experiments/{connect(env)[1]}/runs?{TRAINING_VIEW}"
 
 
 def _key(key: str) -> str:
@@ -144,7 +151,7 @@ class SweepLog:
             return None
         ids = json.dumps([r.info.run_id for r in runs], separators=(",", ":"))
         experiments = json.dumps([self.experiment], separators=(",", ":"))
-        return f"/#/compare-runs?runs={ids}&experiments={experiments}"
+        return f"/#/compare-runs?runs={ids}&experiments={experiments}&{TRAINING_VIEW}"
 
 
 def log_teacher(env: Env, run_id: str) -> None:
@@ -205,7 +212,8 @@ class RunLog:
         """Queue one step's metrics; never asks the run to stop."""
         now = int(time.time() * 1000)
         self._seen = True
-        self._buffer += [Metric(key, value, now, step) for key, value in metrics.items()]
+        ordered = sorted(metrics, key=lambda key: key != FIRST_METRIC)
+        self._buffer += [Metric(key, metrics[key], now, step) for key in ordered]
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
         if late or len(self._buffer) >= FLUSH_METRICS:
             self.flush()

@@ -574,3 +574,15 @@ def test_analysis_imports_no_training_stack() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("offset", "better"), [(0.0, PowerLaw), (2.0, PowerLawOffset)])
+def test_an_offset_must_be_worth_its_constant(offset: float, better: type):
+    sizes = np.repeat([1e4, 3e4, 1e5, 3e5, 1e6], 2)
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.003, len(sizes)))
+    loss = (offset + 30 * sizes**-0.3) * noise
+    fits = [
+        fit(law(), sizes, loss, x_name="N", y_name="loss", data_filter="none")
+        for law in (PowerLaw, PowerLawOffset)
+    ]
+    assert min(fits, key=lambda f: f.aicc).law == better().name

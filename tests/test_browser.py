@@ -1,91 +1,71 @@
-"""MLflow as a user sees it: its real server, in a real headless browser."""
+"""What a user sees of a sweep: MLflow's own pages in a real browser."""
 
-import shutil
 import socket
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
+from browser import CHROMIUM, Browser
 from command_line import Shell, finished, wait_for
 
 from pdx.config import run_of_resolved
-from pdx.sweep.plan import load_plan
 from pdx.tracking import SweepLog
 
-__all__ = ["finished"]  # a fixture
+__all__ = ["finished"]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = pytest.mark.skipif(browser is None, reason=f"none of {', '.join(BROWSERS)} is here")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
+# The button that unfolds a parent's children stands in its row, left of its name.
+UNFOLD = """
+[...document.querySelectorAll('[role=gridcell]')]
+  .find(cell => cell.innerText.includes('%s')).querySelector('button').click()
+"""
+AXES = "[...document.querySelectorAll('.axis-title')].map(title => title.textContent)"
 
 
 @pytest.fixture
-def server(finished: Shell) -> Iterator[str]:
-    """``pdx ui`` on the finished sweep; its address."""
+def ui(finished: Shell, tmp_path: Path) -> Iterator[str]:
+    """The link that ``pdx ui`` prints, once it is served."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [str(finished.program), "ui", f"env.outputs={finished.out}", f"port={port}"]
-    # Its own PDX_OUTPUTS: processes of the shared terminal are counted by other tests.
-    environ = finished.environ | {"PDX_OUTPUTS": str(finished.out) + "-ui"}
-    process = subprocess.Popen(
-        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    shell = Shell(tmp_path)
+    with shell.started("ui", f"env.outputs={finished.out}", f"port={port}") as server:
 
-    def answers() -> bool:
-        try:
-            return urllib.request.urlopen(f"{address}/health", timeout=2).status == 200
-        except OSError:
-            return False
+        def answers() -> bool:
+            try:
+                return urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+            except (URLError, OSError):
+                return False
 
-    try:
-        wait_for("MLflow's server", answers, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(60)
+        wait_for("MLflow's server", answers, server)
+        said = next(line for line in shell.terminal().splitlines() if line.startswith("MLflow on"))
+        yield said.split(": ")[-1]
 
 
-def page(url: str, profile: Path) -> str:
-    """The page's text after its scripts have run."""
-    command = [str(browser), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-    command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-    command += ["--disable-component-update", f"--user-data-dir={profile}"]
-    command += ["--window-size=1600,1200", "--virtual-time-budget=20000", "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+def test_mlflow_shows_the_sweep_and_compares_its_runs(finished: Shell, ui: str, tmp_path: Path):
+    plan = finished.plan()
+    names = [" ".join(f"{k}={v}" for k, v in p["params"].items()) for p in plan["points"]]
+    assert len(names) == 6
+    (parent,) = finished.mlflow_runs("tags.`pdx.kind` = 'sweep'")
+    _, env = run_of_resolved(plan["points"][0]["config"])
+    compare = SweepLog(env, parent.info.run_name).compare_link()
+    with Browser(tmp_path) as browser:
+        browser.open(ui)
+        shown = browser.wait_for(parent.info.run_name, "Model training", "Run Name")
+        assert names[0] not in shown, "children are folded away under their sweep"
+        browser.ask(UNFOLD % parent.info.run_name)
+        browser.wait_for(*names)
+        browser.screenshot("runs")
 
-
-def shows(url: str, texts: list[str], folder: Path) -> None:
-    """Wait until the page holds every text; a slow machine may need a second look."""
-    seen = ""
-
-    def complete() -> bool:
-        nonlocal seen
-        seen = page(url, folder / "profile")
-        return all(text in seen for text in texts)
-
-    try:
-        wait_for(f"{texts} at {url}", complete)
-    except AssertionError:
-        missing = [text for text in texts if text not in seen]
-        raise AssertionError(f"{url} does not show {missing}") from None
-
-
-def test_the_sweeps_runs_and_the_compare_page_are_shown(
-    finished: Shell,
-    server: str,
-    tmp_path: Path,
-):
-    (file,) = finished.out.glob("sweeps/*/plan.json")
-    plan = load_plan(file.parent)
-    _, env = run_of_resolved(plan.points[0].config)
-    log = SweepLog(env, plan.sweep_id)
-    experiment = f"{server}/#/experiments/{log.experiment}/runs?workflowType=machine_learning"
-    shows(experiment, [plan.sweep_id], tmp_path)
-    link = log.compare_link()
-    assert link
-    labels = [point.label for point in plan.points]
-    shows(server + link, [f"Comparing {len(labels)} Runs", "student", "loss", *labels], tmp_path)
+        browser.open(ui.partition("/#/")[0] + str(compare))
+        shown = browser.wait_for("Comparing 6 Runs from 1 Experiment", *names)
+        for part in ("Parallel Coordinates Plot", "Parameters:", "Metrics:"):
+            assert part in shown
+        axes = wait_for("the plot", lambda: browser.ask(AXES))
+        assert axes == ["loss", "student", "train/ce_loss"], "a loss that all can be held by"
+        plotted = browser.ask("document.querySelector('.js-plotly-plot').textContent")
+        for value in ("s10k", "s30k", "forward_kl", "soft_ce", "none"):
+            assert value in plotted, f"{value} is not on an axis of the parallel coordinates"
+        browser.screenshot("compare")
