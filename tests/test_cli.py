@@ -236,8 +236,12 @@ def test_options_and_overrides_may_be_mixed(pdx: Pdx, where: int):
     assert "pdx.losses.mse" in said and "kd_weight: 0.25" in said
 
 
-def test_a_class_of_another_package_needs_leave(pdx: Pdx, tmp_path: Path):
+def test_a_class_of_another_package_needs_leave(
+    pdx: Pdx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The same conf directory, whose package was not named in env.packages."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test
     shell = Shell(tmp_path)
     shell.write_own_package()
     for sweep in ([], ["-m", "train.seed=0,1"]):
