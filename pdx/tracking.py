@@ -206,7 +206,14 @@ class RunLog:
         """What the run read, in MLflow's dataset column."""
         dataset = Dataset(name=name, digest=digest, source_type="local", source=source)
         tag = InputTag("mlflow.data.context", context)
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+        for last in (False, False, True):
+            try:
+                return self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+            except MlflowException:
+                # MLflow looks a dataset up and then inserts it: of two runs that end at once one
+                # fails on its unique key, and finds it there when it asks again.
+                if last:
+                    raise
 
     def observe(self, step: int, metrics: dict[str, float]) -> bool:
         """Queue one step's metrics; never asks the run to stop."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import Shell, finished
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pdx.config import Run, run_of_resolved
@@ -157,6 +158,23 @@ def test_a_run_reopened_goes_on_with_the_same_record(env: Env):
     assert run.data.params == {"lr": "0.1"}
     history = second.client.get_metric_history(second.run_id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(1, 5.0), (2, 4.0)]
+
+
+def test_a_dataset_that_another_run_is_just_adding_is_no_failure(
+    env: Env, monkeypatch: pytest.MonkeyPatch
+):
+    log = RunLog(env, "abc", "run", {})
+    add, num_calls = log.client.log_inputs, []
+
+    def collide(*arguments: Any) -> None:
+        num_calls.append(1)
+        if len(num_calls) == 1:  # what two runs that end at once were seen to do
+            raise MlflowException("UNIQUE constraint failed: datasets.digest")
+        add(*arguments)
+
+    monkeypatch.setattr(log.client, "log_inputs", collide)
+    log.dataset("Stdlib", "d1", "outputs/data")
+    assert [d.dataset.digest for d in only_run(env).inputs.dataset_inputs] == ["d1"]
 
 
 def test_metrics_are_sent_in_batches(env: Env, monkeypatch: pytest.MonkeyPatch):
