@@ -48,7 +48,7 @@ def test_a_sweep_runs_every_point_once(finished: Shell):
     assert plan["command"] == "pdx train -m sweep=tiny env.num_workers=2"
     (report,) = finished.out.glob("sweeps/tiny-cpu-*/report/report.html")
     assert plan["command"] in report.read_text()
-    assert not finished.processes()
+    wait_for("every process to be gone", lambda: not finished.processes())
 
 
 def test_running_it_again_runs_nothing_again(finished: Shell):
@@ -255,7 +255,7 @@ def test_a_killed_run_and_a_killed_worker_are_made_good(held: Held):
         wait_for("its run to die with it", lambda: not running[other].is_running(), driver)
         held.gate.unlink()
         assert driver.wait(300) == 0, held.shell.terminal()[-5000:]
-        assert not held.shell.processes()
+        wait_for("every process to be gone", lambda: not held.shell.processes())
     assert_all_over(held.shell, 4)
     ended = states(held.shell.trials())
     assert ended[one] == ended[other] == ["FAIL", "COMPLETE"]
