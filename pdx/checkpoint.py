@@ -1,6 +1,8 @@
 """Exactly what resuming needs, saved whole or not at all."""
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,40 @@ from pdx.errors import StoreError
 from pdx.files import write_bytes
 
 FILE = "checkpoint.pt"
+
+
+class Paused(Exception):
+    """The process was asked to end: its run is saved, and goes on from there another time."""
+
+
+class Keeper:
+    """When a run saves a checkpoint, and whether it goes on after that.
+
+    Args:
+        seconds: least time between two checkpoints.
+        must_end: asked at every step; once it holds the run is saved and ``Paused`` raised.
+    """
+
+    def __init__(
+        self, run_dir: Path, seconds: float, must_end: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.run_dir, self.seconds, self.must_end = run_dir, seconds, must_end
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether a checkpoint should be saved now."""
+        return time.monotonic() - self._saved > self.seconds or self.must_end()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            Paused: this process must end; nothing was lost.
+        """
+        save(self.run_dir, state)
+        self._saved = time.monotonic()
+        if self.must_end():
+            raise Paused(f"paused at step {state['step']}; the checkpoint is kept.")
 
 
 def save(run_dir: Path, state: dict[str, Any]) -> None:

@@ -37,16 +37,26 @@ def use_threads(num_threads: int | None) -> None:
 
 
 def execute(
-    run: Run, env: Env, observe: Observe | None = None, quiet: bool = False
+    run: Run,
+    env: Env,
+    observe: Observe | None = None,
+    quiet: bool = False,
+    must_end: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
 
     Args:
         observe: gets each step's metrics beside the folder (MLflow, a pruner), and may stop it.
+        must_end: asked at every step; once it holds, the run is saved and ``Paused`` raised.
 
     Returns:
         The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
-        a reason, and a finite bad ``val/loss`` of ln V.
+        a reason, and a finite bad ``val/loss`` of ln V. One that ``observe`` stopped has none: its
+        status is pruned, its metrics are the last reported, and its checkpoint stays, so that
+        whoever wants it whole goes on from there.
+
+    Raises:
+        Paused: ``must_end`` held; nothing was lost.
     """
     quiet_transformers()
     run_dir = env.paths.runs / run.run_id
@@ -57,9 +67,10 @@ def execute(
             write_text(
                 run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
             )
-            result = _Execution(run, env, run_dir, observe, quiet).result()
-            write_json(path, result)
-            checkpoint.drop(run_dir)
+            result = _Execution(run, env, run_dir, observe, quiet, must_end).result()
+            if result["status"] != "pruned":
+                write_json(path, result)
+                checkpoint.drop(run_dir)
     return result
 
 
@@ -67,10 +78,17 @@ class _Execution:
     """The state of one run while it is under way."""
 
     def __init__(
-        self, run: Run, env: Env, run_dir: Path, observe: Observe | None, quiet: bool
+        self,
+        run: Run,
+        env: Env,
+        run_dir: Path,
+        observe: Observe | None,
+        quiet: bool,
+        must_end: Callable[[], bool],
     ) -> None:
         self.run, self.env, self.run_dir, self.observe = run, env, run_dir, observe
-        self.quiet = quiet
+        self.quiet, self.pruned = quiet, False
+        self.keeper = checkpoint.Keeper(run_dir, env.checkpoint_seconds, must_end)
         self.bar = tqdm(
             total=run.num_steps * run.batch_tokens,
             desc=run.run_id,
@@ -98,9 +116,13 @@ class _Execution:
         _reset_peak_memory(self.device)
         status, reason = "complete", None
         try:
-            metrics = self._train() | self._evaluate()
-            with publish(self.run_dir / "model") as directory:
-                self.student.save_pretrained(directory)
+            metrics = self._train()
+            if self.pruned:
+                status, reason = "pruned", "worse than its peers at the same share done"
+            else:
+                metrics |= self._evaluate()
+                with publish(self.run_dir / "model") as directory:
+                    self.student.save_pretrained(directory)
         except Diverged as err:
             # A measurement: a finite bad value, that of knowing nothing (docs/decisions/0004).
             status, reason = "diverged", str(err)
@@ -135,9 +157,8 @@ class _Execution:
             feed,
             lambda: self._held_out("val", run.eval.num_tokens_during_training),
             self._report,
-            lambda state: checkpoint.save(self.run_dir, state),
+            self.keeper,
             state,
-            self.env.checkpoint_seconds,
         )
         seconds = max(metrics["perf/train_seconds"], 1e-9)
         metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
@@ -184,7 +205,9 @@ class _Execution:
             file.write(json.dumps({"step": step} | metrics) + "\n")
         self.bar.update(metrics["tokens"] - self.bar.n)
         self.bar.set_postfix(loss=f"{metrics['train/loss']:.3f}", refresh=False)
-        return self.observe(step, metrics) if self.observe else False
+        if self.observe and self.observe(step, metrics) and step < self.run.num_steps:
+            self.pruned = True
+        return self.pruned
 
 
 def _reset_peak_memory(device: torch.device) -> None:

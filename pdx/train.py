@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pdx.build import check
+from pdx.checkpoint import Keeper
 from pdx.errors import Diverged
 from pdx.models import head_of, hidden_states
 from pdx.reduce import backward
@@ -77,21 +78,21 @@ def train(
     feed: "Feed",
     evaluate: Callable[[], dict[str, float]],
     report: Report,
-    save: Callable[[dict[str, Any]], None],
+    keeper: Keeper,
     state: dict[str, Any] | None = None,
-    checkpoint_seconds: float = 60.0,
 ) -> dict[str, float]:
-    """Train ``student`` in place; return the metrics of its last step.
+    """Train ``student`` in place; return the metrics of its last report.
 
     Args:
         feed: step -> micro-batches with their signal; a pure function of the step.
         evaluate: held-out metrics of the student as it stands.
         report: gets step and metrics, and says whether to stop early.
-        save: keeps a checkpoint.
+        keeper: keeps checkpoints: now and then, and where the run stops early.
         state: a checkpoint to go on from.
 
     Raises:
         Diverged: a gradient norm was not finite.
+        Paused: the keeper was told to end; the run is saved.
     """
     optimizer = run.optim.init(student)
     sums, seconds, first = _zero_sums(feed.device), 0.0, 0
@@ -105,23 +106,27 @@ def train(
     forward = torch.compile(hidden_states) if run.train.compile else hidden_states
     head = head_of(student)
     metrics: dict[str, float] = {}
-    mark = saved = time.monotonic()
+    mark = time.monotonic()
 
     for step in range(first, num_steps + 1):  # one extra pass so that the last step is evaluated
         # ---- checkpoint, eval, log ---------------------------------------------------
-        if step > first and time.monotonic() - saved > checkpoint_seconds:
-            saved = time.monotonic()
-            save(_state(student, optimizer, step, sums, seconds + saved - mark))
+        if step > first and keeper.due():
+            passed = seconds + time.monotonic() - mark
+            keeper.save(_state(student, optimizer, step, sums, passed))
         # Also where a checkpoint taken up was saved: it stands before its step's own report.
         if step > 0 and (step in eval_steps or step % log_every == 0):
             _raise_if_diverged(step, sums)
             seconds += time.monotonic() - mark  # training only: what follows is not counted
             metrics = _training_metrics(sums, seconds, step, run)
             metrics["train/lr"] = optimizer.param_groups[0]["lr"]
-            sums = _zero_sums(feed.device, seconds)
+            unreported, sums = sums, _zero_sums(feed.device, seconds)
             if step in eval_steps:
                 metrics |= evaluate()
-            if report(step, metrics) or step == num_steps:
+            stop = report(step, metrics)
+            if step == num_steps:
+                break
+            if stop:  # what goes on from here one day reports this step again
+                keeper.save(_state(student, optimizer, step, unreported, seconds))
                 break
             mark = time.monotonic()
 

@@ -16,6 +16,7 @@ from numerics import component, taught
 from torch import Tensor
 
 from pdx import checkpoint, train
+from pdx.checkpoint import Keeper, Paused
 from pdx.config import Run
 from pdx.data import window_order
 from pdx.env import Env
@@ -49,8 +50,18 @@ def run_loop(run: Run, student: Any, feed: Any, **given: Any) -> list[tuple[int,
         reported.append((step, metrics))
         return False
 
-    train_loop(run, student, feed, lambda: {}, report, lambda state: None, **given)
+    train_loop(run, student, feed, lambda: {}, report, Forgetful(), **given)
     return reported
+
+
+class Forgetful(Keeper):
+    """Never saves."""
+
+    def __init__(self) -> None:
+        self.must_end = lambda: False
+
+    def due(self) -> bool:
+        return False
 
 
 # ---- the twin --------------------------------------------------------------------------------
@@ -290,6 +301,13 @@ def uninterrupted(tiny_at: Tiny, outputs: Path) -> Iterator[tuple[Run, Env, Any]
     yield run, env, folder(env, run)
 
 
+def beside(env: Env, root: Path) -> Env:
+    """Other outputs over the same data, stores and teachers."""
+    for name in ("data", "stores", "teachers"):
+        (root / name).symlink_to(env.paths.root / name)
+    return replace(env, outputs=str(root))
+
+
 @pytest.mark.parametrize("step", [1, 7, 8, 10, 20])
 def test_resumed_is_uninterrupted_bit_for_bit(
     uninterrupted: tuple[Run, Env, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -297,9 +315,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     """Killed after the checkpoint of a step: any, one that logs, one that evaluates, the last."""
     run, env, wanted = uninterrupted
     monkeypatch.setattr(train, "NUM_LOGS", 5)
-    for name in ("data", "stores", "teachers"):
-        (tmp_path / name).symlink_to(env.paths.root / name)
-    env = replace(env, outputs=str(tmp_path))
+    env = beside(env, tmp_path)
     save = checkpoint.save
 
     def dying(run_dir: Path, state: dict[str, Any]) -> None:
@@ -319,6 +335,53 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     assert (metrics, lines) == wanted[:2]
     assert all(torch.equal(weights[key], wanted[2][key]) for key in wanted[2])
     assert [entry["step"] for entry in lines] == [4, 8, 10, 12, 16, 20]
+
+
+@pytest.mark.parametrize("step", [1, 8, 20])
+def test_a_run_that_must_end_is_saved_at_once_and_goes_on(
+    uninterrupted: tuple[Run, Env, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    run, env, wanted = uninterrupted
+    monkeypatch.setattr(train, "NUM_LOGS", 5)
+    env, asked = replace(beside(env, tmp_path), checkpoint_seconds=1e9), []
+
+    def must_end() -> bool:
+        asked.append(1)
+        return len(asked) >= step
+
+    with pytest.raises(Paused, match=rf"^paused at step {step};"):
+        execute(run, env, quiet=True, must_end=must_end)
+    assert not env.paths.result(run.run_id).exists()
+    execute(run, env, quiet=True)
+    metrics, lines, weights = folder(env, run)
+    assert (metrics, lines) == wanted[:2]
+    assert all(torch.equal(weights[key], wanted[2][key]) for key in wanted[2])
+
+
+@pytest.mark.parametrize("step", [4, 10, 16])
+def test_a_pruned_run_has_no_result_and_goes_on_where_it_is_wanted_whole(
+    uninterrupted: tuple[Run, Env, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    run, env, wanted = uninterrupted
+    monkeypatch.setattr(train, "NUM_LOGS", 5)
+    env, seen = beside(env, tmp_path), []
+    result = execute(run, env, lambda at, _: bool(seen.append(at)) or at == step, quiet=True)
+    assert result["status"] == "pruned" and seen[-1] == step
+    assert "test/loss" not in result["metrics"]
+    assert not env.paths.result(run.run_id).exists()
+    execute(run, env, quiet=True)
+    metrics, lines, weights = folder(env, run)
+    assert (metrics, lines) == wanted[:2]
+    assert all(torch.equal(weights[key], wanted[2][key]) for key in wanted[2])
+
+
+def test_a_run_stopped_at_its_last_step_is_complete(
+    uninterrupted: tuple[Run, Env, Any], tmp_path: Path
+):
+    run, env, _ = uninterrupted
+    env = beside(env, tmp_path)
+    result = execute(run, env, lambda at, _: at == run.num_steps, quiet=True)
+    assert result["status"] == "complete" and env.paths.result(run.run_id).exists()
 
 
 def test_a_finished_run_is_returned_as_it_stands(uninterrupted: tuple[Run, Env, Any]):
@@ -397,7 +460,7 @@ def test_report_may_stop_it(tiny: Tiny):
         return step == 3
 
     student = run.student.init(32, 64, 0)
-    train_loop(run, student, Uneven(8), lambda: {}, report, lambda state: None)  # type: ignore[arg-type]
+    train_loop(run, student, Uneven(8), lambda: {}, report, Forgetful())  # type: ignore[arg-type]
     assert steps == [1, 2, 3]
 
 
@@ -411,7 +474,7 @@ def test_evaluations_are_spread_and_the_last_is_at_the_end(tiny: Tiny):
         Uneven(8),  # type: ignore[arg-type]
         lambda: {"val/loss": 1.0},
         lambda step, metrics: bool(seen.append(step)) if "val/loss" in metrics else False,
-        lambda state: None,
+        Forgetful(),
     )
     assert seen == [3, 7, 10]
 
