@@ -61,9 +61,10 @@ def does_not_show(results: Results) -> list[str]:
             f"{tests} intervals, each at 95% by itself: no correction for looking at many."
         )
     counts = results.counts
-    if counts["diverged"] or counts["missing"]:
+    if counts["diverged"] or counts["pruned"] or counts["missing"]:
         limits.append(
-            f"Diverged runs ({counts['diverged']}) and missing ones ({counts['missing']}) are in "
+            f"Diverged runs ({counts['diverged']}), pruned ones ({counts['pruned']}) and missing "
+            f"ones ({counts['missing']}) are in "
             "no mean, fit or difference; unless they lack at random, what is left is flattered."
         )
     return limits

@@ -18,7 +18,7 @@ from .bootstrap import bootstrap
 from .compute import ACCOUNTINGS, compare, differences
 from .fit import Fit, FitError, fit
 from .laws import LAWS
-from .table import Plan, load_curves, load_plan, load_runs
+from .table import STATUSES, Plan, load_curves, load_plan, load_runs
 
 SIZE_NAME = "num_params_non_embedding"
 QUALITY_METRICS = ("val/teacher_kl", "val/top1_agreement", "val/ece", "val/bits_per_byte")
@@ -80,9 +80,9 @@ class Results:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many points are complete, diverged, missing."""
+        """How many points are complete, diverged, pruned, missing."""
         found = self.runs["status"].value_counts()
-        return {name: int(found.get(name, 0)) for name in ("complete", "diverged", "missing")}
+        return {name: int(found.get(name, 0)) for name in STATUSES}
 
     @property
     def recipes(self) -> list[str]:

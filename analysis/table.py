@@ -11,7 +11,7 @@ import pandas as pd
 from pdx.errors import SweepError
 from pdx.files import read_json
 
-STATUSES = ("complete", "diverged", "missing")
+STATUSES = ("complete", "diverged", "pruned", "missing")
 COLUMNS = ("run_id", "role", "status", "reason", "seconds")
 LABELS = (
     "setting",
@@ -30,7 +30,8 @@ class Plan:
     """What a sweep set out to run: ``plan.json``, read once.
 
     Attributes:
-        points: dictionaries with ``run_id``, ``role``, ``params``, ``config`` and ``facts``.
+        points: dictionaries with ``run_id``, ``role``, ``params``, ``config`` and ``facts``; those
+            that a search drew stand in files of their own.
     """
 
     name: str
@@ -65,7 +66,8 @@ def load_plan(sweep_dir: Path) -> Plan:
         )
     try:
         raw = read_json(path)
-        points = {point["run_id"]: point for point in reversed(raw["points"])}
+        drawn = [read_json(file) for file in sorted((sweep_dir / "points").glob("*.json"))]
+        points = {point["run_id"]: point for point in reversed([*raw["points"], *drawn])}
         plan = Plan(
             name=raw["name"],
             scale=raw.get("scale"),
@@ -89,7 +91,7 @@ def load_plan(sweep_dir: Path) -> Plan:
 def load_runs(sweep_dir: Path, runs_dir: Path) -> pd.DataFrame:
     """One row per point of the plan, whether it was run or not.
 
-    Columns: run_id, role, status (complete | diverged | missing), reason, seconds, one per
+    Columns: run_id, role, status (one of ``STATUSES``), reason, seconds, one per
     parameter that a point sets, the facts (as planned where no result is there), the metrics
     (``val/loss`` and so on), ``provenance.*`` and ``learning_rate`` (from the resolved config).
 
@@ -97,7 +99,9 @@ def load_runs(sweep_dir: Path, runs_dir: Path) -> pd.DataFrame:
         SweepError: no plan, no finished run, an unreadable result, or a name used twice.
     """
     plan = load_plan(sweep_dir)
-    rows = [_row(point, runs_dir) for point in plan.points]
+    outcomes = sweep_dir / "outcomes.json"  # of runs that have no result: pruned
+    ends = read_json(outcomes) if outcomes.is_file() else {}
+    rows = [_row(p, runs_dir, ends.get(p["run_id"], {}).get("state")) for p in plan.points]
     if not any(row["status"] == "complete" for row in rows):
         diverged = sum(row["status"] == "diverged" for row in rows)
         raise SweepError(
@@ -138,8 +142,8 @@ def load_curves(runs: pd.DataFrame, runs_dir: Path, metric: str) -> pd.DataFrame
     )
 
 
-def _row(point: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
-    """One point, with its result where there is one."""
+def _row(point: dict[str, Any], runs_dir: Path, end: str | None) -> dict[str, Any]:
+    """One point, with its result where there is one, and else how it ended."""
     path = runs_dir / point["run_id"] / "result.json"
     try:
         result = read_json(path) if path.is_file() else {}
@@ -147,11 +151,11 @@ def _row(point: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
         raise SweepError(
             f"{path}: is not JSON ({err}); delete its folder and run the sweep again."
         ) from err
-    status = result.get("status")
+    status = result.get("status") or ("pruned" if end == "pruned" else "missing")
     row: dict[str, Any] = {
         "run_id": point["run_id"],
         "role": point["role"],
-        "status": status if status in ("complete", "diverged") else "missing",
+        "status": status if status in STATUSES else "missing",
         "reason": result.get("reason"),
         "seconds": result.get("seconds"),
     }

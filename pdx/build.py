@@ -1,9 +1,11 @@
 """The only place where a string becomes a class."""
 
 import importlib
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,15 +42,21 @@ def find_class(target: str, key: str, packages: Collection[str]) -> type:
     return cls
 
 
-def build(node: DictConfig, key: str, packages: Collection[str] = ()) -> Any:
+def build(node: DictConfig | Mapping[str, Any], key: str, packages: Collection[str] = ()) -> Any:
     """Type-check ``node`` against its target dataclass and construct it.
 
     Raises:
         ConfigError: unknown key, missing key, wrong type, value out of range, or a target outside
             ``pdx`` and the allowed packages.
     """
-    given = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(given, dict)
+    given = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    assert isinstance(given, Mapping)
+    return _build(json.dumps(given), key, tuple(packages))
+
+
+@lru_cache(maxsize=4096)  # the points of a grid share most of their parts, which are frozen
+def _build(node: str, key: str, packages: tuple[str, ...]) -> Any:
+    given = json.loads(node)
     if "_target_" not in given:
         raise ConfigError(f"{key}._target_: missing; name the class of this value as module.Class.")
     cls = find_class(str(given.pop("_target_")), key, packages)

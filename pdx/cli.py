@@ -15,6 +15,7 @@ pdx: sweeps over the design space of pre-training distillation
   pdx train -m KEY=A,B [...]        an ad-hoc grid, e.g. pdx train -m loss=soft_ce,forward_kl
   pdx plan  -m ...                  what would run: runs, tokens, epochs, FLOPs, disk, what is done
   pdx status -m ...                 how far a sweep is
+  pdx worker -m ...                 help a sweep that runs elsewhere, on the same outputs
   pdx report sweep=NAME             tables, figures, report.html
   pdx capture [OVERRIDES]           build the logits store ahead (else on first need, once)
   pdx export RUN DIR                a run's student and tokenizer as save_pretrained writes them
@@ -25,7 +26,7 @@ pdx: sweeps over the design space of pre-training distillation
 A sweep may be narrowed to a block of its file by scale=NAME. `train` and `capture` are Hydra
 applications: --cfg job, --config-dir, hydra/launcher=... work. `pdx train --help` shows the config.
 """
-SWEEP_VERBS = ("plan", "status", "report")
+SWEEP_VERBS = ("plan", "status", "report", "worker")
 HYDRA_SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
 HYDRA_VALUED = (
     "--config-dir",
@@ -110,7 +111,7 @@ def _of_hydra(err: Exception) -> str | None:
             f"Known: {', '.join(err.options)}; `pdx axes` says what each is."
         )
     if isinstance(err, OverrideParseException):
-        from pdx.sweep.definition import grammar_error
+        from pdx.sweep.settings import grammar_error
 
         return grammar_error(err)
     if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
@@ -220,7 +221,7 @@ def train_one(cfg: Any) -> float:
     try:
         result = execute(run, env, log.observe)
     except BaseException as err:
-        log.fail(f"{type(err).__name__}: {err}")
+        log.end("failed", f"{type(err).__name__}: {err}", "FAILED")
         raise
     log.finish(result, folder)
     if result["facts"]["teacher_id"]:

@@ -136,17 +136,7 @@ def run_of(cfg: DictConfig) -> tuple[Run, Env]:
     Raises:
         ConfigError: any key, value or combination that cannot be run.
     """
-    env = build(cfg.env, "env")
-    parts = {}
-    for field in fields(Run):
-        node = cfg.get(field.name)
-        if node is None:
-            raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
-        try:
-            parts[field.name] = build(node, field.name, env.packages)
-        except OmegaConfBaseException as err:
-            raise ConfigError(f"{field.name}: {str(err).splitlines()[0]}") from err
-    return Run(**parts), env
+    return run_of_resolved(resolved(cfg))
 
 
 def config_of(run: Run, env: Env) -> dict[str, Any]:
@@ -163,12 +153,29 @@ def _node(component: Any) -> dict[str, Any]:
 
 def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
     """As ``run_of``, from the plain dictionary that a plan or a run folder holds."""
-    return run_of(OmegaConf.create(dict(config)))
+    env = build(config["env"], "env")
+    parts = {}
+    for field in fields(Run):
+        if config.get(field.name) is None:
+            raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
+        parts[field.name] = build(config[field.name], field.name, env.packages)
+    return Run(**parts), env
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain data, without Hydra's own part."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    return {str(key): value for key, value in plain.items()}
+    """The config as plain data, without Hydra's own part.
+
+    Raises:
+        ConfigError: an interpolation that does not resolve.
+    """
+    plain = {}
+    for key in cfg:
+        if key == "hydra":
+            continue
+        node = cfg._get_node(key)
+        try:
+            container = OmegaConf.is_config(node)
+            plain[str(key)] = OmegaConf.to_container(node, resolve=True) if container else cfg[key]
+        except OmegaConfBaseException as err:
+            raise ConfigError(f"{key}: {str(err).splitlines()[0]}") from err
+    return plain

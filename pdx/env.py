@@ -20,7 +20,13 @@ class Env:
         experiment: MLflow's experiment.
         device: ``auto``, ``cpu`` or ``cuda``.
         gpus: ``auto`` (all that are visible), a list of indices, or null for none.
-        num_workers: runs at once; ``auto`` is one a GPU, or one a CPU core.
+        workers_per_gpu: runs at once on one GPU.
+        num_workers: runs at once; ``auto`` is one a slot (``workers_per_gpu`` of each GPU), or one
+            a CPU core.
+        storage: URL of the database that keeps a sweep's study, for workers on hosts that cannot
+            lock files in ``outputs``; null for a journal in the sweep's directory.
+        tflops: model FLOPs that one slot does in a second, in 1e12, for the hours of a plan; null
+            if it is not known.
         isolation: ``forkserver`` gives each run of a sweep a process of its own; ``inline`` runs
             it in the worker, for launchers whose processes may not have children.
         checkpoint_seconds: least time between two checkpoints.
@@ -33,7 +39,10 @@ class Env:
     experiment: str
     device: str
     gpus: Any
+    workers_per_gpu: int
     num_workers: Any
+    storage: str | None
+    tflops: float | None
     isolation: str
     checkpoint_seconds: float
     max_retries: int
@@ -67,6 +76,24 @@ class Env:
             "env.isolation",
             self.isolation,
             f"must be one of {', '.join(ISOLATION)}",
+        )
+        check(
+            self.workers_per_gpu >= 1,
+            "env.workers_per_gpu",
+            self.workers_per_gpu,
+            "must be at least 1",
+        )
+        check(
+            self.storage is None or "://" in self.storage,
+            "env.storage",
+            self.storage,
+            "must be null or a URL such as postgresql+psycopg://USER@HOST/NAME",
+        )
+        check(
+            self.tflops is None or self.tflops > 0,
+            "env.tflops",
+            self.tflops,
+            "must be null or > 0: model FLOPs a second, in 1e12",
         )
         check(self.max_retries >= 0, "env.max_retries", self.max_retries, "must be >= 0")
 

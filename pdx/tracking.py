@@ -244,7 +244,8 @@ class RunLog:
                 self.observe(metrics.pop("step"), metrics)
         self.flush()
         now, step = int(time.time() * 1000), int(result["facts"]["num_steps"])
-        final = {f"final/{key}": value for key, value in result["metrics"].items()}
+        whole = result["status"] != "pruned"  # what a pruned run last measured is not final
+        final = {f"final/{key}": value for key, value in result["metrics"].items() if whole}
         sizes = {
             f"size/{key}": float(value)
             for key, value in result["facts"].items()
@@ -258,9 +259,9 @@ class RunLog:
         self.client.log_artifact(self.run_id, str(folder / "config.yaml"))
         self.client.set_terminated(self.run_id, "FINISHED")
 
-    def fail(self, reason: str) -> None:
-        """The run ended by an error: say which."""
+    def end(self, state: str, reason: str, status: str) -> None:
+        """The run ended without a result: say how and why, in pdx's words and in MLflow's."""
         self.flush()
-        self.client.set_tag(self.run_id, "pdx.state", "failed")
+        self.client.set_tag(self.run_id, "pdx.state", state)
         self.client.set_tag(self.run_id, "pdx.reason", reason[:5000])
-        self.client.set_terminated(self.run_id, "FAILED")
+        self.client.set_terminated(self.run_id, status)

@@ -19,6 +19,7 @@ from conftest import TINY
 from optuna.trial import FrozenTrial
 
 from pdx.files import locked, read_json
+from pdx.sweep.plan import load_plan
 from pdx.sweep.study import Queue
 
 SECONDS = 180.0  # generous: what passes in ten seconds alone may share its cores
@@ -174,8 +175,8 @@ class Shell:
 
     def trials(self) -> list[FrozenTrial]:
         """The only sweep's trials."""
-        (file,) = self.out.glob("sweeps/*/journal.log")
-        return Queue(file.parent).trials()
+        (file,) = self.out.glob("sweeps/*/plan.json")
+        return Queue(file.parent, load_plan(file.parent)).trials()
 
     def results(self) -> dict[str, int]:
         """When each result was written, by run id."""

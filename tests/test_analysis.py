@@ -431,14 +431,20 @@ def test_table_is_typed_and_written_twice(demo: tuple[Path, Path], tmp_path: Pat
     assert (tmp_path / "runs.csv").read_text().count("\n") == len(runs) + 1
 
 
-def test_diverged_and_missing_runs_are_counted_and_kept_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["missing", "pruned"])
+def test_runs_without_a_result_and_diverged_ones_are_counted_and_kept_out(
+    tmp_path: Path, how: str
+) -> None:
     sweep_dir, runs_dir = make_sweep(tmp_path)
     gone, lost = run_ids(sweep_dir, student="s30k", loss="forward_kl")
     (runs_dir / gone / "result.json").unlink()
+    end = {"state": how if how == "pruned" else "fail", "reason": ""}
+    (sweep_dir / "outcomes.json").write_text(json.dumps({gone: end}))
     edit_result(runs_dir, lost, status="diverged", reason="loss is nan", metrics={"val/loss": 99.0})
     found = analyse(sweep_dir, runs_dir, num_resamples=5)
     total = len(found.runs)
-    assert found.counts == {"complete": total - 2, "diverged": 1, "missing": 1}
+    none = {"missing": 0, "pruned": 0}
+    assert found.counts == {"complete": total - 2, "diverged": 1} | none | {how: 1}
     assert found.complete["val/loss"].max() < 10
     curve = next(c for c in found.curves if c.series == "forward_kl")
     assert set(curve.points["size"]) == set(SIZES) - {"s30k"}

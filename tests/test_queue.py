@@ -1,37 +1,57 @@
 """The queue of a sweep and the workers that empty it: each point once, whoever dies."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from command_line import states
 from optuna.trial import TrialState
 
 from pdx.errors import SweepError
 from pdx.files import free_lock
-from pdx.sweep.isolated import Outcome
+from pdx.sweep import presence, study
+from pdx.sweep.budget import Budget
+from pdx.sweep.isolated import Outcome, Task
 from pdx.sweep.local import visible_gpus
 from pdx.sweep.plan import Plan, Point
-from pdx.sweep.progress import tokens_of
+from pdx.sweep.planner import GRID
+from pdx.sweep.presence import is_alive, sign_on
+from pdx.sweep.progress import last_metrics
+from pdx.sweep.storage import open_storage
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Worker
 
-COMPLETE = Outcome("complete", 3.0)
+COMPLETE = Outcome("complete", [3.0])
+ALL = {f"run{i}" for i in range(99)}
 
 
-def plan_of(num_points: int) -> Plan:
+def plan_of(num_points: int, costs: dict[int, float] | None = None) -> Plan:
     """A plan whose points are names only."""
-    points = [Point(f"run{i}", "axis", {"x": i, "y": [i]}, [], {}, {}) for i in range(num_points)]
-    return Plan("q", "any", "Does it?", "pdx train -m", ["x", "y"], "train.seed", points)
+    points = [
+        Point(f"run{i}", "axis", {"x": i, "y": [i]}, [], {}, {"flops_train_exact": cost})
+        for i, cost in ((i, (costs or {}).get(i, 1.0)) for i in range(num_points))
+    ]
+    axes = ["x", "y"]
+    return Plan("q", "any", "Does it?", "pdx train -m", axes, "train.seed", points, method=GRID)
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue(tmp_path)
+def queue_of(tmp_path: Path) -> Callable[..., Queue]:
+    """The queue of a plan with so many points, all of them queued."""
+
+    def inner(num_points: int, **changes: Any) -> Queue:
+        queue = Queue(tmp_path, plan_of(num_points, **changes))
+        assert queue.enqueue(ALL) == num_points
+        return queue
+
+    return inner
 
 
 def run_states(queue: Queue) -> dict[str, list[str]]:
@@ -41,56 +61,80 @@ def run_states(queue: Queue) -> dict[str, list[str]]:
 # ---- the queue -----------------------------------------------------------------------------------
 
 
-def test_a_point_is_queued_once(queue: Queue):
-    plan = plan_of(3)
-    assert queue.enqueue(plan, {"run0", "run1", "run2"}) == 3
-    with queue.sign_on()[1]:
-        running, over = queue.take("me"), queue.take("me")
-        assert running and over
-        queue.tell_complete(over, 1.0, "complete")
-        assert queue.enqueue(plan, {"run0", "run2"}) == 0, "one runs, one waits, one is over"
+def test_a_point_is_queued_once(queue_of: Callable[..., Queue]):
+    queue = queue_of(3)
+    running, over = queue.take("me"), queue.take("me")
+    assert running and over
+    queue.tell_complete(over, [1.0], "complete")
+    assert queue.enqueue({"run0", "run2"}) == 0, "one runs, one waits, one is over"
     assert run_states(queue) == {"run0": ["RUNNING"], "run1": ["COMPLETE"], "run2": ["WAITING"]}
     assert queue.num_waiting() == 1
 
 
-def test_a_point_whose_result_was_removed_is_queued_again(queue: Queue):
-    plan = plan_of(1)
-    queue.enqueue(plan, {"run0"})
+def test_the_longest_is_taken_first(queue_of: Callable[..., Queue]):
+    queue = queue_of(4, costs={0: 1.0, 1: 5.0, 2: 3.0, 3: 5.0})
+    taken = [trial.user_attrs["run_id"] for _ in range(4) if (trial := queue.take("me"))]
+    assert taken == ["run1", "run3", "run2", "run0"]
+
+
+def test_a_point_whose_result_was_removed_is_queued_again(queue_of: Callable[..., Queue]):
+    queue = queue_of(1)
     trial = queue.take("me")
     assert trial
-    queue.tell_complete(trial, 1.0, "complete")
-    assert queue.enqueue(plan, set()) == 0
-    assert queue.enqueue(plan, {"run0"}) == 1
+    queue.tell_complete(trial, [1.0], "complete")
+    assert queue.enqueue(set()) == 0
+    assert queue.enqueue({"run0"}) == 1
 
 
-def test_a_failed_point_is_queued_again_by_the_next_command(queue: Queue):
-    plan = plan_of(1)
-    queue.enqueue(plan, {"run0"})
+def test_a_pruned_point_is_over_though_it_has_no_result(queue_of: Callable[..., Queue]):
+    queue = queue_of(1)
+    trial = queue.take("me")
+    assert trial
+    queue.tell_pruned(trial)
+    assert queue.enqueue({"run0"}) == 0
+    assert queue.counts()["pruned"] == 1 and queue.counts()["to_do"] == 0
+
+
+def test_a_failed_point_is_queued_again_by_the_next_command(queue_of: Callable[..., Queue]):
+    queue = queue_of(1)
     trial = queue.take("me")
     assert trial
     queue.tell_failed(trial, "failed: the moon was full")
-    assert queue.failures(plan) == {"run0": "failed: the moon was full"}
-    assert queue.enqueue(plan, {"run0"}) == 1
-    assert queue.failures(plan) == {}
+    assert queue.failures() == {"run0": "failed: the moon was full"}
+    assert queue.enqueue({"run0"}) == 1
+    assert queue.failures() == {}
 
 
-def test_a_trial_carries_the_axes_of_its_point(queue: Queue):
-    queue.enqueue(plan_of(2), {"run0", "run1"})
+def test_a_trial_carries_the_axes_of_its_point(queue_of: Callable[..., Queue]):
+    queue = queue_of(2)
     trial = queue.take("me")
     assert trial
     assert trial.params == {"x": 0, "y": "[0]"}
     assert trial.user_attrs == {"run_id": "run0", "role": "axis", "retries": 0, "worker": "me"}
 
 
-def test_nothing_is_pruned_out_of_a_grid(queue: Queue):
-    assert isinstance(queue.study.pruner, optuna.pruners.NopPruner)
+def test_nothing_is_pruned_out_of_a_grid(queue_of: Callable[..., Queue]):
+    """Optuna's default pruner would stop the second of two points that report and are worse."""
+    queue = queue_of(12)
+    for _ in range(12):
+        trial = queue.take("me")
+        assert trial
+        for step in range(3):
+            trial.report(float(trial.number), step)
+            assert not trial.should_prune()
+        queue.tell_complete(trial, [float(trial.number)], "complete")
+    assert queue.counts() == dict.fromkeys(
+        ("diverged", "pruned", "failed", "running", "to_do"), 0
+    ) | {"complete": 12}
 
 
-def test_two_workers_at_once_never_take_the_same_point(queue: Queue):
-    queue.enqueue(plan_of(40), {f"run{i}" for i in range(40)})
+def test_two_workers_at_once_never_take_the_same_point(queue_of: Callable[..., Queue]):
+    queue = queue_of(40)
+    queue.plan.save(queue.directory)
     take_all = (
         "import sys; from pathlib import Path; from pdx.sweep.study import Queue\n"
-        "queue = Queue(Path(sys.argv[1]))\n"
+        "from pdx.sweep.plan import load_plan; at = Path(sys.argv[1])\n"
+        "queue = Queue(at, load_plan(at))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "while trial := queue.take('me'): print(trial.user_attrs['run_id'])\n"
     )
@@ -110,19 +154,21 @@ def test_two_workers_at_once_never_take_the_same_point(queue: Queue):
     assert all(taken), "both took some"
 
 
-def test_what_a_lost_worker_held_is_queued_again(queue: Queue):
-    """A worker is gone when its lock is free; a trial that nobody signed belongs to nobody."""
-    plan = plan_of(4)
-    queue.enqueue(plan, {p.run_id for p in plan.points})
-    gone, gone_lock = queue.sign_on()
-    alive, alive_lock = queue.sign_on()
-    with alive_lock:
-        with gone_lock:
+def test_what_a_lost_worker_held_is_queued_again(
+    queue_of: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+):
+    """A trial that nobody signed was taken by one who died, unless it was taken just now."""
+    queue = queue_of(4)
+    with sign_on(queue.directory) as alive:
+        with sign_on(queue.directory) as gone:
             lost, kept = queue.take(gone), queue.take(alive)
-        queue.study.ask()  # killed between asking and signing
         assert lost and kept
-        assert queue.reap(plan, 2) == ["run0", "run2"]
-        assert queue.reap(plan, 2) == []
+        (waiting, _) = queue.planned.get_trials(states=(TrialState.WAITING,))
+        queue.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+        assert queue.reap(2) == ["run0"]
+        monkeypatch.setattr(study, "UNSIGNED", timedelta(0))
+        assert queue.reap(2) == ["run2"]
+        assert queue.reap(2) == []
     assert run_states(queue) == {
         "run0": ["FAIL", "WAITING"],
         "run1": ["RUNNING"],
@@ -135,105 +181,277 @@ def test_what_a_lost_worker_held_is_queued_again(queue: Queue):
     assert [t["run_id"] for t in retried] == ["run0", "run2"]
 
 
+def test_of_two_who_find_a_lost_trial_one_queues_it_again(queue_of: Callable[..., Queue]):
+    queue = queue_of(1)
+    other = Queue(queue.directory, queue.plan)
+    with sign_on(queue.directory) as gone:
+        trial = queue.take(gone)
+    assert trial
+    seen = other.planned.get_trials()[0]
+    assert queue.lose(trial, 2, "lost") and not other.lose(seen, 2, "lost")
+    assert run_states(queue) == {"run0": ["FAIL", "WAITING"]}
+
+
 @pytest.mark.parametrize("max_retries", [0, 2])
-def test_a_point_is_not_retried_for_ever(queue: Queue, max_retries: int):
-    plan = plan_of(1)
-    queue.enqueue(plan, {"run0"})
-    worker, lock = queue.sign_on()
+def test_a_point_is_not_retried_for_ever(queue_of: Callable[..., Queue], max_retries: int):
+    queue = queue_of(1)
     for _ in range(max_retries + 1):
-        with lock if lock else queue.sign_on()[1]:
+        with sign_on(queue.directory) as worker:
             assert queue.take(worker)
-        lock = None
-        assert queue.reap(plan, max_retries) == ["run0"]
+        assert queue.reap(max_retries) == ["run0"]
     assert run_states(queue) == {"run0": ["FAIL"] * (max_retries + 1)}
     assert queue.num_waiting() == 0
-    assert queue.enqueue(plan, {"run0"}) == 1, "the command, given again, tries again"
+    assert queue.enqueue({"run0"}) == 1, "the command, given again, tries again"
 
 
-def test_a_sweep_is_counted_by_the_last_word_on_each_point(queue: Queue):
-    plan = plan_of(6)
-    queue.enqueue(plan, {p.run_id for p in plan.points})
+def test_a_sweep_is_counted_by_the_last_word_on_each_point(queue_of: Callable[..., Queue]):
+    queue = queue_of(7)
     ends: list[Callable[[Any], Any]] = [
-        lambda trial: queue.tell_complete(trial, 1.0, "complete"),
-        lambda trial: queue.tell_complete(trial, 9.0, "diverged"),
+        lambda trial: queue.tell_complete(trial, [1.0], "complete"),
+        lambda trial: queue.tell_complete(trial, [9.0], "diverged"),
         lambda trial: queue.tell_failed(trial, "failed: x"),
-        lambda trial: queue.lose(trial, plan, 1, "lost"),
+        lambda trial: queue.lose(trial, 1, "lost"),
+        lambda trial: queue.tell_pruned(trial),
         lambda trial: None,
     ]
     for end in ends:
         end(queue.take("me"))
-    counts = {"complete": 1, "diverged": 1, "failed": 1, "running": 1, "to_do": 2}
-    assert queue.counts(plan) == counts
+    counts = {"complete": 1, "diverged": 1, "pruned": 1, "failed": 1, "running": 1, "to_do": 2}
+    assert queue.counts() == counts
     assert [t.value for t in queue.trials() if t.state == TrialState.COMPLETE] == [1.0, 9.0]
+
+
+def test_two_sweeps_share_one_database(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    one, other = (Queue(tmp_path / str(n), plan_of(n), url) for n in (2, 3))
+    assert (one.enqueue(ALL), other.enqueue(ALL)) == (2, 3)
+    trial = one.take("me")
+    assert trial
+    one.tell_complete(trial, [1.0], "complete")
+    assert (one.num_waiting(), other.num_waiting()) == (1, 3)
+    assert run_states(one) == {"run0": ["COMPLETE"], "run1": ["WAITING"]}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nosuch://x/y", r"env\.storage=nosuch://x/y: its driver is not installed .*pip install"),
+        ("postgresql://me:secret@127.0.0.1:1/x", r"env\.storage=postgresql://\.\.\.@127.*"),
+        ("sqlite:////proc/nope/x.db", r"env\.storage=sqlite:.*does not answer .*start the server"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_refused(tmp_path: Path, url: str, message: str):
+    with pytest.raises(SweepError, match=message) as refused:
+        open_storage(url, tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+# ---- presence ------------------------------------------------------------------------------------
+
+
+def test_a_worker_of_this_host_is_gone_the_moment_it_dies(tmp_path: Path):
+    live = (
+        "import sys; from pathlib import Path; from pdx.sweep.presence import sign_on\n"
+        "with sign_on(Path(sys.argv[1])) as name: print(name, flush=True); sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", live, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        name = process.stdout.readline().strip()
+        assert is_alive(tmp_path, name)
+        process.kill()
+    assert not is_alive(tmp_path, name)
+
+
+def test_a_worker_of_another_host_is_gone_when_its_heart_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.05)
+    with sign_on(tmp_path) as name:
+        beat = tmp_path / "workers" / f"{name}.beat"
+        first = beat.stat().st_mtime
+        while beat.stat().st_mtime == first:
+            time.sleep(0.01)  # it beats
+        monkeypatch.setattr(presence.socket, "gethostname", lambda: "another")
+        assert is_alive(tmp_path, name)
+        old = time.time() - presence.LOST_SECONDS - 1
+        monkeypatch.setattr(Path, "touch", lambda self: None)
+        os.utime(beat, (old, old))
+        assert not is_alive(tmp_path, name)
+        monkeypatch.undo()
+    assert not beat.exists(), "who leaves says goodbye"
 
 
 # ---- workers -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Worker:
+def worker(queue_of: Callable[..., Queue]) -> Worker:
     """A worker over three points."""
-    plan, queue = plan_of(3), Queue(tmp_path)
-    plan.save(tmp_path)
-    queue.enqueue(plan, {p.run_id for p in plan.points})
-    return Worker(str(tmp_path), num_workers=1, gpus=(), isolation="inline", max_retries=1)
+    queue = queue_of(3)
+    queue.plan.save(queue.directory)
+    return Worker(
+        directory=str(queue.directory),
+        storage=None,
+        num_workers=1,
+        slots=(),
+        isolation="inline",
+        max_retries=1,
+        budget=Budget(),
+    )
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Task], Outcome]) -> None:
+    """What stands for running a point."""
+    monkeypatch.setattr(Worker, "_run", lambda self, task: outcome(task))
+
+
+def queue_behind(worker: Worker, num_points: int = 3) -> Queue:
+    return Queue(Path(worker.directory), plan_of(num_points))
 
 
 def test_a_worker_runs_everything_and_tells_how_it_ended(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ):
     outcomes = {
-        "run0": [Outcome("diverged", 9.0, "not finite")],
+        "run0": [Outcome("diverged", [9.0], reason="not finite")],
         "run1": [Outcome("failed", reason="KeyError: x"), COMPLETE],
         "run2": [Outcome("lost", reason="exit code -9"), COMPLETE],
     }
-    monkeypatch.setattr(Worker, "_run", lambda self, point, plan: outcomes[point.run_id].pop(0))
+    ends(monkeypatch, lambda task: outcomes[task.point.run_id].pop(0))
     assert worker(None) == 4
-    queue = Queue(Path(worker.directory))
+    queue = queue_behind(worker)
     assert run_states(queue) == {
         "run0": ["COMPLETE"],
         "run1": ["FAIL"],  # what fails of itself would fail again
         "run2": ["FAIL", "COMPLETE"],
     }
-    assert queue.failures(plan_of(3)) == {"run1": "failed: KeyError: x"}
-    assert queue.counts(plan_of(3))["diverged"] == 1
+    assert queue.failures() == {"run1": "failed: KeyError: x"}
+    assert queue.counts()["diverged"] == 1
 
 
 def test_what_runs_out_of_memory_or_is_lost_too_often_is_not_tried_again(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ):
-    ends = {"run0": Outcome("oom", reason="too large"), "run1": Outcome("lost", reason="exit -9")}
-    monkeypatch.setattr(Worker, "_run", lambda s, point, plan: ends.get(point.run_id, COMPLETE))
+    bad = {"run0": Outcome("oom", reason="too large"), "run1": Outcome("lost", reason="exit -9")}
+    ends(monkeypatch, lambda task: bad.get(task.point.run_id, COMPLETE))
     worker(None)
-    queue = Queue(Path(worker.directory))
+    queue = queue_behind(worker)
     assert run_states(queue) == {"run0": ["FAIL"], "run1": ["FAIL", "FAIL"], "run2": ["COMPLETE"]}
-    assert queue.failures(plan_of(3)) == {"run0": "oom: too large", "run1": "exit -9"}
+    assert queue.failures() == {"run0": "oom: too large", "run1": "exit -9"}
+
+
+def test_a_paused_run_is_no_retry(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    outcomes = [Outcome("paused", reason="paused at step 3")] * 4 + [COMPLETE] * 3
+    ends(monkeypatch, lambda task: outcomes.pop(0))
+    worker(None)
+    queue = queue_behind(worker)
+    assert queue.counts()["complete"] == 3
+    assert {t.user_attrs["retries"] for t in queue.trials()} == {0}
+
+
+def test_an_interrupted_worker_puts_its_point_back(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(task: Task) -> Outcome:
+        raise KeyboardInterrupt
+
+    ends(monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker(None)
+    queue = queue_behind(worker)
+    assert run_states(queue)["run0"] == ["FAIL", "WAITING"]
+    assert {t.user_attrs["retries"] for t in queue.trials()} == {0}
+    ends(monkeypatch, lambda task: COMPLETE)
+    assert worker(None) == 3
 
 
 def test_a_worker_holds_its_lock_while_it_lives(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     directory = Path(worker.directory)
     seen = []
 
-    def run(self: Worker, point: Point, plan: Plan) -> Outcome:
+    def run(task: Task) -> Outcome:
         (lock,) = (directory / "workers").glob("*.lock")
         seen.append(free_lock(lock))
-        assert Queue(directory).reap(plan, 1) == [], "nobody else takes its point"
+        assert queue_behind(worker).reap(1) == [], "nobody else takes its point"
         return COMPLETE
 
-    monkeypatch.setattr(Worker, "_run", run)
+    ends(monkeypatch, run)
     worker(None)
     assert seen == [False] * 3
     assert all(free_lock(lock) for lock in (directory / "workers").glob("*.lock"))
 
 
 def test_a_worker_finishes_what_another_lost(worker: Worker, monkeypatch: pytest.MonkeyPatch):
-    directory = Path(worker.directory)
-    queue = Queue(directory)
-    with queue.sign_on()[1]:
-        assert queue.take("gone")
-    monkeypatch.setattr(Worker, "_run", lambda self, point, plan: COMPLETE)
+    queue = queue_behind(worker)
+    with sign_on(queue.directory) as gone:
+        assert queue.take(gone)
+    ends(monkeypatch, lambda task: COMPLETE)
     assert worker(None) == 3
     assert run_states(queue)["run0"] == ["FAIL", "COMPLETE"]
+
+
+def test_a_budget_of_slot_hours_ends_the_work(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """Of 100 s of slot time each run takes 40: the third may take 20, and there is no fourth."""
+    used, left = [0.0], []
+
+    def run(task: Task) -> Outcome:
+        assert task.deadline is not None
+        left.append(round((task.deadline - time.time()) / 20))
+        used[0] += 40.0 if left[-1] >= 2 else 20.0
+        return COMPLETE if left[-1] >= 2 else Outcome("paused", reason="paused at step 3")
+
+    ends(monkeypatch, run)
+    monkeypatch.setattr(Queue, "used_seconds", lambda self: (used[0], 1))
+    assert replace(worker, budget=Budget(gpu_hours=100 / 3600))(None) == 3
+    assert left == [5, 3, 1]
+    assert queue_behind(worker).counts()["to_do"] == 1
+    assert replace(worker, budget=Budget(gpu_hours=1.0))(None) == 1, "more budget goes on"
+
+
+def test_slot_hours_are_shared_between_the_runs_under_way(queue_of: Callable[..., Queue]):
+    queue = queue_of(3)
+    for _ in range(2):
+        assert queue.take("me")
+    used, running = queue.used_seconds()
+    assert running == 2 and used < 60
+    left = Budget(gpu_hours=1.0).seconds_left(queue)
+    assert left is not None and 1740 < left <= 1800
+
+
+def test_a_budget_of_wall_time_ends_the_work(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+
+    ends(monkeypatch, lambda task: COMPLETE)
+    assert replace(worker, budget=Budget(until=time.time() - 1))(None) == 0
+    assert replace(worker, budget=Budget(until=time.time() + 100))(None) == 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(gpu_hours=0.0), r"budget\.gpu_hours=0\.0: cannot hold one run"),
+        (Budget(hours=-1.0), r"budget\.hours=-1\.0: cannot hold one run"),
+        (Budget(num_runs=0), r"budget\.num_runs=0: cannot hold one run"),
+    ],
+)
+def test_a_budget_that_leaves_nothing_is_refused(budget: Budget, message: str):
+    with pytest.raises(SweepError, match=message):
+        budget.check()
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(num_runs=2), r"budget\.num_runs=2: 3 runs are to do; raise it, or narrow"),
+        (Budget(gpu_hours=0.5), r"gpu_hours=0\.5: cannot hold one run; the shortest takes 1 h"),
+        (Budget(gpu_hours=5.0), r"gpu_hours=5\.0: the plan takes 6 h at env\.tflops"),
+    ],
+)
+def test_a_plan_over_budget_is_refused(budget: Budget, message: str):
+    hours = {"run0": 1.0, "run1": 2.0, "run2": 3.0}
+    with pytest.raises(SweepError, match=message):
+        budget.check_plan(plan_of(3), 3, hours)
+    Budget(num_runs=3, gpu_hours=6.0).check_plan(plan_of(3), 3, hours)
 
 
 @pytest.mark.parametrize(
@@ -260,13 +478,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
         visible_gpus([0, 5])
 
 
-def test_jobs_share_out_the_gpus():
-    worker = Worker("x", num_workers=4, gpus=("3", "5"), isolation="inline", max_retries=0)
-    assert [worker.slot_of(job) for job in range(4)] == ["3", "5", "3", "5"]
+def test_jobs_share_out_the_gpus(worker: Worker):
+
+    two = replace(worker, slots=("3", "5"))
+    assert [two.slot_of(job) for job in range(4)] == ["3", "5", "3", "5"]
 
 
 def test_progress_reads_a_log_whose_last_line_is_half_written(tmp_path: Path):
     log = tmp_path / "metrics.jsonl"
-    assert tokens_of(log) == 0.0
+    assert last_metrics(log) == {}
     log.write_text('{"step": 1, "tokens": 512.0}\n{"step": 2, "tokens": 1024.0}\n{"step": 3, "tok')
-    assert tokens_of(log) == 1024.0
+    assert last_metrics(log)["tokens"] == 1024.0

@@ -13,10 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pdx.config import run_of_resolved
 from pdx.errors import ConfigError, SweepError
 from pdx.paths import sweeps_dir
-from pdx.sweep.definition import Definition, _quote, define
+from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, status_of
 from pdx.sweep.plan import Plan, load_plan, pending
 from pdx.sweep.planner import make_plan
+from pdx.sweep.settings import quote
 
 QUESTION = {"question": "Does it?"}
 GRID = {
@@ -116,7 +117,7 @@ def test_every_value_of_a_file_reaches_hydra_as_it_stands(write: Callable[..., N
 
 def test_awkward_values_of_a_command_line_reach_the_config(compose_cfg: Callable[..., Any]):
     written = ["a b", "c,d", "it's", "back\\slash", None, [1, "x y"], {"a": 1}]
-    listed = ",".join(_quote(v) for v in written[:-1]) + ",{a:1}"
+    listed = ",".join(quote(v) for v in written[:-1]) + ",{a:1}"
     (settings,) = grid(f"+data.x={listed}").axes.values()
     assert [s.value for s in settings] == written
     assert [compose_cfg(*TINY, s.override).data.x for s in settings] == written
@@ -157,7 +158,6 @@ def test_an_unknown_name_is_refused_with_the_nearest(
         ({"scales": {"cpu": {"control": {"loss": "none"}}}}, r"control: must be a list of overr"),
         ({"scales": {"cpu": {"control": "loss=none"}}}, r"control: must be a list of overrides"),
         ({"scales": {"cpu": {"base": "loss=none"}}}, r"base: must be a list of overrides such as"),
-        ({"scales": {"cpu": {"axes": {"optim.peak_lr": "interval(0, 1)"}}}}, r"an interval is for"),
         ({"scales": {"cpu": {"control": ["loss"]}}}, r"loss: is no override \(.*write key=value"),
         ({"text": "a: [b"}, r"mine\.yaml: is no YAML"),
         ({"text": "scales: {cpu: {}}"}, r"must state `question` in words"),
@@ -167,6 +167,13 @@ def test_a_bad_file_is_refused(write: Callable[..., None], content: dict[str, An
     write(**content)
     with pytest.raises(SweepError, match=message):
         define("mine", None, [], "")
+
+
+def test_an_interval_is_for_a_search():
+    with pytest.raises(
+        SweepError, match=r"peak_lr=interval\(0.0, 1.0\): an interval is for a search"
+    ):
+        _ = grid("optim.peak_lr=interval(0, 1)").grid_axes
 
 
 # ---- the plan ------------------------------------------------------------------------------------

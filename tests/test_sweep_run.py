@@ -54,7 +54,7 @@ def test_a_sweep_runs_every_point_once(finished: Shell):
 def test_running_it_again_runs_nothing_again(finished: Shell):
     before, trials = finished.results(), len(finished.trials())
     done = finished.pdx("train", "-m", "sweep=tiny", "env.num_workers=2")
-    assert "6 runs, 6 finished, 0 queued" in done.stderr
+    assert "6 runs, 6 finished, 0 to do" in done.stderr
     assert "report.html" in done.stdout and "compare-runs" in done.stdout
     assert finished.results() == before
     assert len(finished.trials()) == trials
@@ -67,7 +67,7 @@ def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     done = shell.pdx(
         "train", "-m", "sweep=tiny", "loss=forward_kl,soft_ce,mse", "env.num_workers=2"
     )
-    assert "8 runs, 6 finished, 8 queued" in done.stderr
+    assert "8 runs, 6 finished, 2 to do" in done.stderr
     new = set(shell.results()) - set(before)
     (directory,) = shell.out.glob("sweeps/tiny-cpu-*/plan.json")
     plan = json.loads(directory.read_text())
@@ -223,7 +223,7 @@ class Held:
             for t in self.shell.trials()
             if t.user_attrs["run_id"] == run_id and t.state.name == "RUNNING"
         )
-        return int(trial.user_attrs["worker"].split("-")[-2])
+        return int(trial.user_attrs["worker"].split(":")[1])
 
     def assert_stopped(self) -> None:
         """No process left, and nothing that seems to run."""
@@ -278,7 +278,7 @@ def test_a_sweep_goes_on_after_an_interruption_and_after_the_death_of_everything
         second = held.shell.pdx(*held.command, status=1)
         assert "another process is driving it" in second.stderr
         status = held.shell.pdx("status", *held.command[1:])
-        assert "0 complete, 0 diverged, 0 failed, 2 running, 2 to_do" in status.stdout
+        assert "0 complete, 0 diverged, 0 pruned, 0 failed, 2 running, 2 to_do" in status.stdout
         os.killpg(driver.pid, signal.SIGKILL)
     held.finish()
 

@@ -143,7 +143,7 @@ def only_run(env: Env) -> Any:
 def test_a_run_reopened_goes_on_with_the_same_record(env: Env):
     first = RunLog(env, "abc", "run", {"lr": 0.1})
     first.observe(1, {"train/loss": 5.0})
-    first.fail("KeyError: x")
+    first.end("failed", "KeyError: x", "FAILED")
     assert only_run(env).info.status == "FAILED"
     assert only_run(env).data.tags["pdx.reason"] == "KeyError: x"
 

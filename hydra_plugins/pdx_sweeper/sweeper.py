@@ -1,6 +1,6 @@
 """``hydra/sweeper=pdx``: hands the command line over to ``pdx.sweep.driver``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,20 +11,53 @@ from omegaconf import DictConfig
 
 
 @dataclass
+class BudgetConf:
+    """What a sweep may use; null for no limit.
+
+    Attributes:
+        num_runs: runs trained, retries not counted twice.
+        gpu_hours: slot hours over all runs (a slot is a GPU, or a core where there is none).
+        hours: wall time of one command.
+    """
+
+    num_runs: int | None = None
+    gpu_hours: float | None = None
+    hours: float | None = None
+
+
+@dataclass
 class PdxSweeperConf:
-    """Set by the command line: ``sweep=``, ``scale=``, the verb and the command as it was given."""
+    """How a sweep is run; the command line sets the first four.
+
+    Attributes:
+        sampler: of a search (``hydra/sweeper/sampler=tpe``); empty for a grid.
+        pruner: stops runs early (``hydra/sweeper/pruner=asha``); empty for none.
+        num_runs: how many runs a search draws in all.
+        objectives: metrics or facts of a result to minimize; ``-name`` to maximize.
+        constraints: upper bounds by metric or fact; a run beyond one is not feasible.
+        budget: what the sweep may use.
+    """
 
     _target_: str = "hydra_plugins.pdx_sweeper.sweeper.PdxSweeper"
+    _recursive_: bool = False
     sweep: str | None = None
     scale: str | None = None
     action: str = "train"
     command: str = "pdx train -m"
+    sampler: Any = None
+    pruner: Any = None
+    num_runs: int | None = None
+    objectives: list[str] = field(default_factory=lambda: ["val/loss"])
+    constraints: dict[str, float] = field(default_factory=dict)
+    budget: BudgetConf = field(default_factory=BudgetConf)
 
 
 class PdxSweeper(Sweeper):
-    """Plans a grid, queues it in an Optuna study, and launches workers through Hydra's launcher."""
+    """Plans a grid or a search, queues it in Optuna, and launches workers by Hydra's launcher."""
 
-    def __init__(self, sweep: str | None, scale: str | None, action: str, command: str) -> None:
+    def __init__(
+        self, sweep: str | None, scale: str | None, action: str, command: str, **_settings: Any
+    ) -> None:
         self.sweep_name, self.scale, self.action = sweep, scale, action
         self.command = unquote(command)
         self.context: HydraContext

@@ -3,30 +3,35 @@
 Importing this module must not touch CUDA: runs are forks of a process that imported it.
 """
 
+import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  seconds, paid once a worker
 
+from pdx.checkpoint import Paused
 from pdx.config import run_of_resolved
+from pdx.env import Env
 from pdx.errors import PdxError
 from pdx.execute import execute, use_threads
-from pdx.sweep.isolated import Outcome
-from pdx.sweep.plan import Point
+from pdx.sweep.isolated import Outcome, Task
 from pdx.tracking import RunLog, SweepLog
 
 
-def run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
-    """Run a point here, with MLflow told of it from its start to its end."""
+def run_point(task: Task, must_end: Callable[[], bool] = lambda: False) -> Outcome:
+    """Run a point here, with MLflow and its pruner told of it from its start to its end."""
     try:
-        return _run_point(point, sweep_id, num_threads)
+        return _run_point(task, must_end)
     except Exception as err:  # a config that no longer builds, MLflow gone: told in the study
         traceback.print_exc()
         return Outcome("failed", reason=f"{type(err).__name__}: {err}")
 
 
-def _run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
-    use_threads(num_threads)
+def _run_point(task: Task, must_end: Callable[[], bool]) -> Outcome:
+    use_threads(task.num_threads)
+    point = task.point
     run, env = run_of_resolved(point.config)
     if run.run_id != point.run_id:
         return Outcome(
@@ -34,13 +39,25 @@ def _run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
             reason=f"planned as {point.run_id} and now {run.run_id}: the corpus or the code "
             "changed since the sweep was planned; run the sweep's command again.",
         )
-    tags = {"role": point.role}
-    log = RunLog(env, point.run_id, "run", point.params, SweepLog(env, sweep_id), point.label, tags)
+    parent, tags = SweepLog(env, task.sweep_id), {"role": point.role}
+    log = RunLog(env, run.run_id, "run", point.params, parent, point.label, tags)
+    observe = _with_pruner(task, env, log.observe)
+
+    def told_to_end() -> bool:
+        return must_end() or (task.deadline is not None and time.time() > task.deadline)
+
     try:
-        result = execute(run, env, log.observe, quiet=True)
+        result = execute(run, env, observe, quiet=True, must_end=told_to_end)
         log.dataset(type(run.data).__name__, result["facts"]["data_digest"], str(env.paths.data))
         log.finish(result, env.paths.runs / run.run_id)
-        return Outcome(result["status"], result["metrics"]["val/loss"], result["reason"])
+        if result["status"] == "pruned":
+            return Outcome("pruned", reason=result["reason"])
+        method = task.method
+        values, violations = method.values(result), method.violations(result)
+        return Outcome(result["status"], values, violations, result["reason"])
+    except Paused as err:
+        log.end("paused", str(err), "KILLED")
+        return Outcome("paused", reason=str(err))
     except (torch.OutOfMemoryError, MemoryError) as err:
         outcome = Outcome("oom", reason=f"out of memory: {err}")
     except PdxError as err:
@@ -49,5 +66,27 @@ def _run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
         traceback.print_exc()
         outcome = Outcome("failed", reason=f"{type(err).__name__}: {err}")
     assert outcome.reason is not None
-    log.fail(outcome.reason)
+    log.end(outcome.status, outcome.reason, "FAILED")
     return outcome
+
+
+def _with_pruner(
+    task: Task, env: Env, observe: Callable[[int, dict[str, float]], bool]
+) -> Callable[[int, dict[str, float]], bool]:
+    """``observe``, and then the pruner's word. Controls are never pruned."""
+    if not task.method.pruner or task.point.role == "control":
+        return observe
+    from pdx.sweep.optuna_parts import build_part
+    from pdx.sweep.pruning import Pruning
+    from pdx.sweep.storage import open_storage
+
+    pruner: Any = build_part(task.method.pruner, "hydra/sweeper/pruner")
+    storage = open_storage(task.storage, task.directory)
+    study = task.sweep_id + ("/search" if task.point.role == "search" else "")
+    log = env.paths.runs / task.point.run_id / "metrics.jsonl"
+    pruning = Pruning(storage, study, task.trial_id, pruner, task.point, log)
+
+    def observed(step: int, metrics: dict[str, float]) -> bool:
+        return observe(step, metrics) or pruning.should_stop(step, metrics)
+
+    return observed

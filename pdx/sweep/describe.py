@@ -1,6 +1,7 @@
 """A plan in words: what a user reads before paying for it, and how far it has got."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pdx.env import Env
 from pdx.sweep.plan import Plan, pending
@@ -24,10 +25,15 @@ def describe(plan: Plan, env: Env) -> str:
             f"{_number(facts['num_epochs']):>6} {_power(facts['flops_train_exact']):>8} "
             f"{_power(teacher):>8}  {point.label}"
         )
-    return "\n".join([*lines, "", *_totals(plan, len(todo))])
+    return "\n".join([*lines, "", *_totals(plan, len(todo), hours_of(plan, env))])
 
 
-def _totals(plan: Plan, num_todo: int) -> Iterator[str]:
+def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:
+    """Weights and AdamW's two moments of the largest student, in float32."""
+    return 12.0 * max((f["num_params_total"] or 0 for f in facts), default=0)
+
+
+def _totals(plan: Plan, num_todo: int, hours: dict[str, float] | None) -> Iterator[str]:
     facts = [p.facts for p in plan.points]
     teachers = {f["teacher_id"]: f for f in facts if f["teacher_id"]}
     stored = {f["teacher_id"]: 0 for f in facts if f["store_bytes"]}
@@ -45,7 +51,17 @@ def _totals(plan: Plan, num_todo: int) -> Iterator[str]:
         f"teachers: {len(teachers)}; training {_power(training)} FLOPs; the `teacher` column is "
         "the forward passes that one run reads (a store is read by all runs and made once)"
     )
-    yield f"disk: logits stores about {sum(stored.values()) / 2**30:.2f} GiB"
+    yield (
+        f"disk: logits stores about {sum(stored.values()) / 2**30:.2f} GiB; checkpoints of runs "
+        f"under way {_checkpoint_bytes(facts) / 2**30:.2f} GiB each at most"
+    )
+    if hours is not None:
+        yield f"slot hours: {sum(hours.values()):.4g} for what is to do, at env.tflops"
+    for reason, count in plan.forbidden.items():
+        yield f"forbidden: {count} combinations ({reason})"
+    if plan.search is not None:
+        sampler = plan.method.sampler["_target_"].rpartition(".")[2]
+        yield f"search: {plan.method.num_runs} runs drawn by {sampler} over {', '.join(plan.axes)}"
     if any(f["num_epochs"] is None for f in facts):
         yield "epochs: `-` is known once the data is prepared"
 
@@ -68,16 +84,34 @@ def _power(value: float | None) -> str:
 
 
 def status_of(plan: Plan, env: Env) -> str:
-    """How far a sweep is, and why what failed failed."""
+    """How far a sweep is, what runs, and why what failed failed."""
+    from pdx.sweep.progress import snapshot
     from pdx.sweep.study import Queue
 
     directory = plan.directory(env)
-    if not (directory / "journal.log").exists():
-        return (
-            f"{plan.sweep_id}: not started; {len(pending(plan, env))} of {len(plan.points)} to do"
-        )
-    queue = Queue(directory)
-    counts = queue.counts(plan)
-    lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in counts.items())]
-    lines += [f"  failed {run_id}: {why}" for run_id, why in queue.failures(plan).items()]
+    if not (directory / "plan.json").exists():
+        todo = len(pending(plan, env)) + plan.num_runs - len(plan.points)
+        return f"{plan.sweep_id}: not started; {todo} of {plan.num_runs} to do"
+    queue = Queue(directory, plan, env.storage)
+    now = snapshot(plan, env, queue)
+    lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in now.counts.items())]
+    if now.best:
+        lines.append(f"  best {now.best[0]:.4g} [{now.best[1]}]")
+    for run in now.running:
+        loss = "" if run.loss is None else f", train/loss {run.loss:.3f}"
+        lines.append(f"  {run.worker}: {run.share:.0%} of [{run.label}]{loss}")
+    lines += [f"  failed {run_id}: {why}" for run_id, why in queue.failures().items()]
     return "\n".join(lines)
+
+
+def hours_of(plan: Plan, env: Env) -> dict[str, float] | None:
+    """Slot hours of each run that is to do, at the stated throughput; None if none is stated."""
+    if env.tflops is None:
+        return None
+    hours = {}
+    for point in pending(plan, env):
+        facts = point.facts
+        live = 0.0 if facts["store_bytes"] else facts["flops_teacher_inference_exact"] or 0.0
+        flops = (facts["flops_train_exact"] or 0.0) + live
+        hours[point.run_id] = flops / (env.tflops * 1e12) / 3600
+    return hours

@@ -1,41 +1,48 @@
 """The driver: from the command line's overrides to a finished, reported sweep."""
 
-import os
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
+from omegaconf import OmegaConf
 
 from pdx.env import Env
 from pdx.errors import SweepError
-from pdx.files import locked
-from pdx.sweep.definition import define
-from pdx.sweep.describe import describe, status_of
+from pdx.files import locked, write_json
+from pdx.sweep.budget import Budget
+from pdx.sweep.definition import Definition, define
+from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
-from pdx.sweep.local import visible_gpus
-from pdx.sweep.plan import Plan, pending
+from pdx.sweep.local import slots_of, workers_of
+from pdx.sweep.optuna_parts import build_part
+from pdx.sweep.plan import Plan, load_plan, pending
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
+from pdx.sweep.search import Method
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
 
 
 def drive(sweeper: Any, arguments: list[str]) -> Any:
-    """What ``-m`` does: plan, status, report or train."""
+    """What ``-m`` does: plan, status, report, train, or join as a worker."""
     parser = OverridesParser.create(config_loader=sweeper.context.config_loader)
     definition = define(sweeper.sweep_name, sweeper.scale, arguments, sweeper.command, parser)
 
     def compose(overrides: list[str]) -> Any:
         return sweeper.context.config_loader.load_sweep_config(sweeper.config, overrides)
 
-    plan, env = make_plan(definition, compose)
+    method, budget = settings_of(sweeper.config, definition, compose)
+    plan, env = make_plan(definition, compose, method)
     directory = plan.directory(env)
     if sweeper.action == "plan":
         print(describe(plan, env))
+        budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
         return None
     if sweeper.action == "status":
         print(status_of(plan, env))
@@ -44,10 +51,39 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         plan.save(directory)
         print(f"report: {report(plan, env)[0]}")
         return None
-    return run_sweep(sweeper, plan, env)
+    if sweeper.action == "worker":
+        return join(sweeper, plan, env, budget)
+    budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
+    return run_sweep(sweeper, plan, env, budget)
 
 
-def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
+def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Method, Budget]:
+    """How the sweep is run: the file's ``search`` and ``budget``, the command line on top.
+
+    Raises:
+        SweepError: settings that do not go together, or that Optuna refuses.
+    """
+    given = {o.partition("=")[0].lstrip("+~") for o in config.hydra.overrides.hydra}
+    from_file = [o for o in definition.sweeper if o.partition("=")[0] not in given]
+    node = compose(from_file).hydra.sweeper if from_file else config.hydra.sweeper
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    method = Method(
+        sampler=plain["sampler"] or {},
+        pruner=plain["pruner"] or {},
+        num_runs=plain["num_runs"],
+        objectives=plain["objectives"],
+        constraints=plain["constraints"],
+    )
+    method.check()
+    for part, kind in ((method.sampler, "sampler"), (method.pruner, "pruner")):
+        if part:
+            build_part(part, f"hydra/sweeper/{kind}")
+    budget = Budget(**plain["budget"])
+    budget.check()
+    return method, budget
+
+
+def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, int]:
     """Run what is not finished, then report. Running it again is always safe.
 
     Raises:
@@ -60,47 +96,48 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
         if not got:
             raise SweepError(
                 f"{plan.sweep_id}: another process is driving it ({directory}); `pdx status` with "
-                "the same arguments shows how far it is."
+                "the same arguments shows how far it is, `pdx worker` helps it."
             )
         plan.save(directory)
-        queue = Queue(directory)
+        queue = Queue(directory, plan, env.storage)
         log = SweepLog(env, plan.sweep_id)  # creates MLflow's database before any worker starts
-        log.start(plan.question, plan.command, len(plan.points))
+        log.start(plan.question, plan.command, plan.num_runs)
         try:
-            queue.reap(plan, env.max_retries)
-            todo = pending(plan, env)
-            queue.enqueue(plan, {p.run_id for p in todo})
+            queue.reap(env.max_retries)
+            unfinished = {p.run_id for p in pending(plan, env)}
+            queue.enqueue(unfinished)
+            todo = len(unfinished) + queue.num_tickets()
             print(
-                f"{plan.sweep_id}: {len(plan.points)} runs, {len(plan.points) - len(todo)} "
-                f"finished, {queue.num_waiting()} queued",
+                f"{plan.sweep_id}: {plan.num_runs} runs, {plan.num_runs - todo} finished, {todo} "
+                "to do",
                 file=sys.stderr,
             )
-            if todo:
+            if queue.num_waiting():
                 _launch(sweeper, Prepare(str(directory)), 1)
-            _work(sweeper, plan, env, queue)
+            if budget.hours is not None:
+                budget = replace(budget, until=time.time() + budget.hours * 3600)
+            _work(sweeper, plan, env, queue, budget)
         finally:
-            queue.reap(plan, env.max_retries)
-            log.close_lost(queue.failures(plan))
-            counts = queue.counts(plan)
+            queue.reap(env.max_retries)
+            log.close_lost(queue.failures())
+            counts = queue.counts()
             log.finish(counts)
-        return _conclude(plan, env, queue, log, counts)
+            write_json(directory / "outcomes.json", outcomes_of(queue))
+        return _conclude(plan, env, queue, log, counts, budget)
 
 
-def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue) -> None:
+def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> None:
     """Launch workers until nothing waits: again where the last one was lost with its point."""
-    gpus = tuple(visible_gpus(env.gpus))
     stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(plan, env, stop), daemon=True)
+    watched = (plan, env, queue, workers_of(env), stop)
+    watcher = threading.Thread(target=watch, args=watched, daemon=True)
     if queue.num_waiting():
         watcher.start()
     try:
-        while waiting := queue.num_waiting():
+        while (waiting := queue.num_waiting()) and not budget.is_spent(queue):
             num_workers = min(workers_of(env), waiting)
-            task = Worker(
-                str(plan.directory(env)), num_workers, gpus, env.isolation, env.max_retries
-            )
-            _launch(sweeper, task, num_workers)
-            if not queue.reap(plan, env.max_retries):
+            _launch(sweeper, worker_of(plan, env, budget, num_workers), num_workers)
+            if not queue.reap(env.max_retries):
                 return  # what still waits, no worker could take
     finally:
         stop.set()
@@ -108,21 +145,69 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue) -> None:
             watcher.join()
 
 
+def worker_of(plan: Plan, env: Env, budget: Budget, num_workers: int) -> Worker:
+    """What every job of the launcher runs."""
+    return Worker(
+        directory=str(plan.directory(env).absolute()),
+        storage=env.storage,
+        num_workers=num_workers,
+        slots=slots_of(env),
+        isolation=env.isolation,
+        max_retries=env.max_retries,
+        budget=budget,
+    )
+
+
+def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
+    """Help a sweep that was started elsewhere, until nothing waits."""
+    directory = plan.directory(env)
+    if not (directory / "plan.json").exists():
+        raise SweepError(
+            f"{plan.sweep_id}: not started ({directory} holds no plan.json); start it with "
+            f"`{plan.command}`, or set env.outputs to where it was started."
+        )
+    plan = load_plan(directory)
+    waiting = Queue(directory, plan, env.storage).num_waiting()
+    if not waiting:
+        print(f"{plan.sweep_id}: nothing waits to be run")
+        return 0
+    num_workers = min(workers_of(env), waiting)
+    with terminate_as_interrupt():
+        _launch(sweeper, worker_of(plan, env, budget, num_workers), num_workers)
+    print(f"{plan.sweep_id}: nothing waits any more; the driver reports")
+    return num_workers
+
+
+def outcomes_of(queue: Queue) -> dict[str, dict[str, str]]:
+    """How each run of the sweep ended, for the report: a pruned run has no result of its own."""
+    found = {}
+    for run_id, trial in queue.latest().items():
+        state = trial.user_attrs.get("status", trial.state.name.lower())
+        found[run_id] = {"state": state, "reason": trial.user_attrs.get("reason", "")}
+    return found
+
+
 def _conclude(
-    plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int]
+    plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int], budget: Budget
 ) -> dict[str, int]:
     if counts["complete"] + counts["diverged"]:
         html, files = report(plan, env)
         log.attach(files)
         print(f"report: {html}")
     if link := log.compare_link():
-        print(f"compare in MLflow: run `pdx ui`, then open http://127.0.0.1:5000{link}")
+        print(f"compare in MLflow: run `pdx ui`, then open\nhttp://127.0.0.1:5000{link}")
+    print(f"look at the study: {queue.dashboard_command()}")
     not_run = counts["to_do"] + counts["running"]
-    if counts["failed"] + not_run:
-        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures(plan).items())
+    if not_run and not counts["failed"] and budget.is_spent(queue):
+        print(
+            f"{plan.sweep_id}: the budget is spent with {not_run} runs to do; the same command "
+            "with a larger hydra.sweeper.budget goes on."
+        )
+    elif counts["failed"] + not_run:
+        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures().items())
         raise SweepError(
             f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
-            f"{counts['complete']} of {len(plan.points)} are complete; logs are in "
+            f"{counts['complete']} of {plan.num_runs} are complete; logs are in "
             f"{plan.directory(env) / 'workers'}; the same command runs what is left.\n{reasons}"
         )
     return counts
@@ -134,13 +219,6 @@ def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
 
     files = write_report(plan.directory(env), env.paths.runs)
     return files.html, [files.html, *files.figures, files.table]
-
-
-def workers_of(env: Env) -> int:
-    """Runs at once: as asked, or one a GPU, or one a core."""
-    if env.num_workers != "auto":
-        return env.num_workers
-    return len(visible_gpus(env.gpus)) or len(os.sched_getaffinity(0))
 
 
 def _launch(sweeper: Any, task: Any, count: int) -> None:

@@ -5,28 +5,59 @@ import multiprocessing
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+
+from pdx.sweep.plan import Point
+from pdx.sweep.search import Method
 
 PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
+SAVE_SECONDS = 60.0  # for a run that must end, to save itself
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point as a worker hands it to a process of its own.
+
+    Attributes:
+        trial_id: of the trial that stands for it, in the sweep's storage.
+        deadline: when it must end, in seconds since 1970; None for never.
+    """
+
+    point: Point
+    sweep_id: str
+    method: Method
+    directory: Path
+    storage: str | None
+    trial_id: int
+    num_threads: int
+    deadline: float | None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a point ended: complete, diverged, failed, oom (memory: not worth a retry), lost."""
+    """How a point ended.
+
+    Attributes:
+        status: complete, diverged, pruned, paused (saved, to go on), failed, oom (memory: not
+            worth a retry), or lost.
+        values: the sweep's objectives.
+        violations: how far it lies beyond each constraint.
+    """
 
     status: str
-    value: float | None = None
+    values: list[float] = field(default_factory=list)
+    violations: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
 
 
-def run_isolated(arguments: tuple[Any, ...]) -> Outcome:
-    """Run a point (the arguments of ``pdx.sweep.child.run_point``) in a process of its own."""
+def run_isolated(task: Task) -> Outcome:
+    """Run a point in a process of its own; interrupted, have it save itself first."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_main, args=(theirs, dict(os.environ), arguments))
+    child = context.Process(target=_main, args=(theirs, dict(os.environ), task))
     child.start()
     theirs.close()
     outcome = None
@@ -34,6 +65,8 @@ def run_isolated(arguments: tuple[Any, ...]) -> Outcome:
         with contextlib.suppress(EOFError):  # the child died without a word
             outcome = ours.recv()
     except BaseException:  # Ctrl-C: take the child along
+        child.terminate()
+        child.join(SAVE_SECONDS)
         child.kill()
         raise
     finally:
@@ -51,14 +84,15 @@ def _die_with_worker() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _main(pipe: Connection, environ: dict[str, str], arguments: tuple[Any, ...]) -> None:
+def _main(pipe: Connection, environ: dict[str, str], task: Task) -> None:
+    must_end = threading.Event()
     threading.Thread(target=_die_with_worker, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: must_end.set())
     os.environ.update(environ)
     from pdx.sweep.child import run_point
 
-    outcome = run_point(*arguments)
+    outcome = run_point(task, must_end.is_set)
     with contextlib.suppress(BrokenPipeError):
         pipe.send(outcome)
     pipe.close()

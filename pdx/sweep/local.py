@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from pdx.env import Env
 from pdx.errors import PdxError, SweepError
 from pdx.sweep.interrupt import die_with_parent, interrupt_once
 
@@ -41,6 +42,21 @@ def visible_gpus(gpus: Any) -> list[str]:
             "null or a list of indices below that."
         )
     return [present[i] if present else str(i) for i in gpus]
+
+
+def slots_of(env: Env) -> tuple[str, ...]:
+    """CUDA_VISIBLE_DEVICES of each slot on this machine; empty where there is no GPU.
+
+    Each GPU stands in it once before any stands in it twice.
+    """
+    return tuple(visible_gpus(env.gpus)) * env.workers_per_gpu
+
+
+def workers_of(env: Env) -> int:
+    """Runs at once: as asked, or one a slot, or one a core."""
+    if env.num_workers != "auto":
+        return env.num_workers
+    return len(slots_of(env)) or len(os.sched_getaffinity(0))
 
 
 def launch(

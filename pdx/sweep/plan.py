@@ -1,11 +1,15 @@
 """A plan: every point of a sweep composed, checked, hashed and priced before any of it runs."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pdx.env import Env
+from pdx.errors import SweepError
 from pdx.files import digest, read_json, write_json
+
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        role: ``axis`` or ``control``.
+        role: ``axis``, ``control``, or ``search`` for one that a sampler drew.
         params: what it sets, by axis.
         config: resolved: a worker composes nothing, so editing conf/ changes no queued run.
         facts: what it will cost (``pdx.facts``).
@@ -34,7 +38,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep whose every point is known. ``digest`` names it: what would run, nothing else."""
+    """A sweep whose every point is known. ``digest`` names it: what would run, nothing else.
+
+    Attributes:
+        points: known before the sweep starts; of a search, its controls.
+        forbidden: how many combinations were left out, by reason.
+        method: how runs are chosen and compared (``pdx.sweep.search.Method``).
+        search: what a sampler draws from (``pdx.sweep.search.Search``), or None for a grid.
+    """
 
     name: str
     scale: str
@@ -43,30 +54,92 @@ class Plan:
     axes: list[str]
     seed_axis: str
     points: list[Point]
+    forbidden: dict[str, int] = field(default_factory=dict)
+    method: Any = None
+    search: Any = None
 
     @property
     def digest(self) -> str:
-        return digest(sorted(p.run_id for p in self.points), 8)
+        runs: Any = sorted(p.run_id for p in self.points)
+        if self.search is not None:
+            method = asdict(self.method)
+            method.pop("num_runs")  # a search that is to draw more is the same search
+            runs = [runs, method, self.search.identity]
+        return digest(runs, 8)
 
     @property
     def sweep_id(self) -> str:
         return "-".join([self.name, self.scale, self.digest])
+
+    @property
+    def num_runs(self) -> int:
+        """Runs in all, those that are still to be drawn included."""
+        return len(self.points) + ((self.method and self.method.num_runs) or 0)
 
     def directory(self, env: Env) -> Path:
         """Where the sweep keeps its plan, its study and its report."""
         return env.paths.sweeps / self.sweep_id
 
     def save(self, directory: Path) -> None:
-        """Write ``plan.json``."""
-        write_json(directory / "plan.json", asdict(self) | {"digest": self.digest})
+        """Write ``plan.json``.
+
+        Raises:
+            SweepError: the directory holds a plan of another sweep.
+        """
+        path = directory / "plan.json"
+        if path.exists() and read_json(path).get("digest") != self.digest:
+            raise SweepError(
+                f"{path}: is the plan of another sweep ({read_json(path).get('digest')}, not "
+                f"{self.digest}); move {directory} away, or set env.outputs."
+            )
+        plain = {k: v for k, v in vars(self).items() if k not in ("points", "method", "search")}
+        plain |= {
+            "version": PLAN_VERSION,
+            "digest": self.digest,
+            "points": [vars(p) for p in self.points],
+            "method": self.method and asdict(self.method),
+            "search": self.search and self.search.to_json(),
+        }
+        write_json(path, plain)
 
 
 def load_plan(directory: Path) -> Plan:
-    """Read ``plan.json``."""
-    stored = read_json(directory / "plan.json")
+    """Read ``plan.json``.
+
+    Raises:
+        SweepError: written by another version of pdx.
+    """
+    from pdx.sweep.search import Method, Search
+
+    path = directory / "plan.json"
+    stored = read_json(path)
+    if stored.pop("version", None) != PLAN_VERSION:
+        raise SweepError(
+            f"{path}: was written by another version of pdx; finish it with that one, or move "
+            f"{directory} away: finished runs are kept in runs/ and are not run again."
+        )
     stored.pop("digest")
     points = [Point(**p) for p in stored.pop("points")]
-    return Plan(**stored, points=points)
+    method, search = stored.pop("method"), stored.pop("search")
+    return Plan(
+        **stored,
+        points=points,
+        method=method and Method(**method),
+        search=search and Search.from_json(search),
+    )
+
+
+def drawn_points(directory: Path) -> Iterator[Point]:
+    """The runs that a search has drawn so far."""
+    for path in sorted((directory / "points").glob("*.json")):
+        yield Point(**read_json(path))
+
+
+def save_point(directory: Path, point: Point) -> None:
+    """Keep a run that a search has drawn."""
+    path = directory / "points" / f"{point.run_id}.json"
+    if not path.exists():
+        write_json(path, vars(point))
 
 
 def pending(plan: Plan, env: Env) -> list[Point]:

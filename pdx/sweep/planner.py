@@ -1,42 +1,50 @@
 """Definition -> plan: compose, check and hash every point."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig
 from tqdm import tqdm
 
-from pdx.config import Run, resolved, run_of
+from pdx.config import Run, run_of_resolved
 from pdx.env import Env
 from pdx.errors import ConfigError, SweepError
 from pdx.facts import facts_of
 from pdx.files import digest
-from pdx.sweep.definition import SEED_AXIS, Definition, Setting
+from pdx.sweep.composer import Compose, Composer
+from pdx.sweep.definition import SEED_AXIS, Definition
 from pdx.sweep.plan import Plan, Point
+from pdx.sweep.search import Method, Search, make_search
+from pdx.sweep.settings import Setting
+from pdx.sweep.space import Combination, combinations, values_of
 
-Compose = Callable[[list[str]], DictConfig]
-MANY = 20  # points from which composing shows a progress bar
+GRID = Method({}, {}, None, ["val/loss"], {})
+MANY = 100  # points from which planning shows a progress bar
 
 
-def make_plan(definition: Definition, compose: Compose) -> tuple[Plan, Env]:
+def make_plan(definition: Definition, compose: Compose, method: Method = GRID) -> tuple[Plan, Env]:
     """Compose, check and hash every point.
+
+    Args:
+        method: of a search its sampler; without one the axes are a grid.
 
     Raises:
         SweepError: an axis that changes nothing, a count that is not the expected one.
         ConfigError: any point that cannot be run.
     """
-    planner = _Planner(definition, compose)
-    points = planner.axis_points()
+    planner = _Planner(definition, Composer(compose))
+    method.check()
+    search = planner.search() if method.is_search else None
+    points = [] if search else planner.axis_points()
     known = {p.run_id for p in points}
     for point in planner.control_points():
         if point.run_id not in known:  # a control may already stand in the grid
             known.add(point.run_id)
             points.append(point)
-    expected = definition.expected_runs
-    if expected is not None and len(points) != expected:
+    expected, planned = definition.expected_runs, len(points) + (method.num_runs or 0)
+    if expected is not None and planned != expected:
         raise SweepError(
-            f"sweep={definition.name} scale={definition.scale}: plans {len(points)} runs and "
+            f"sweep={definition.name} scale={definition.scale}: plans {planned} runs and "
             f"expected_runs={expected}; correct the axes or expected_runs."
         )
     plan = Plan(
@@ -47,50 +55,78 @@ def make_plan(definition: Definition, compose: Compose) -> tuple[Plan, Env]:
         axes=list(definition.axes),
         seed_axis=SEED_AXIS,
         points=points,
+        forbidden=planner.forbidden,
+        method=method,
+        search=search,
     )
     assert planner.env is not None
     return plan, planner.env
 
 
 class _Planner:
-    def __init__(self, definition: Definition, compose: Compose) -> None:
-        self.definition, self._compose = definition, compose
+    def __init__(self, definition: Definition, composer: Composer) -> None:
+        self.definition, self._composer = definition, composer
         self.env: Env | None = None
+        self.forbidden: dict[str, int] = {}
 
     def axis_points(self) -> list[Point]:
         """The grid; two points of one hash mean that an axis changes nothing."""
-        axes = list(self.definition.axes.values())
-        grid = list(product(*axes))
+        grid = list(combinations(self.definition.grid_axes, self.definition.rules))
         points: dict[str, Point] = {}
         teachers = set()
-        for settings in tqdm(grid, desc="plan", unit="run", disable=len(grid) < MANY):
-            point, run = self._point("axis", settings)
+        for combination in tqdm(grid, desc="plan", unit="run", disable=len(grid) < MANY):
+            reason = self.definition.rules.reason_against(values_of(combination))
+            if reason is not None:
+                self.forbidden[reason] = self.forbidden.get(reason, 0) + 1
+                continue
+            point, run = self.point("axis", tuple(combination.values()))
             if run.loss.needs_teacher:
                 teachers.add(digest(run.teacher.identify(run)))
                 _refuse_moving_reference(run, teachers)
             if point.run_id in points:
                 _refuse_equal(points[point.run_id], point)
             points[point.run_id] = point
+        if not points:
+            raise SweepError(f"forbid: leaves none of {len(grid)} combinations; forbid fewer.")
         return list(points.values())
+
+    def search(self) -> Search:
+        """What a search draws from: composed now, so that editing conf/ changes no later run."""
+        search = make_search(self.definition, self._composer)
+        for settings in search.examples():
+            self.point("search", settings)  # refuses now what could not run later
+        return search
 
     def control_points(self) -> Iterator[Point]:
         """Each control block, crossed with the axes that it reads and does not set."""
+        if not self.definition.controls:
+            return
+        axes = {k: a for k, a in self.definition.axes.items() if isinstance(a, tuple)}
+        grid = [
+            combination
+            for combination in combinations(axes, self.definition.rules.among(axes))
+            if self.definition.rules.reason_against(values_of(combination)) is None
+        ]
         for block in self.definition.controls:
             own = list(product(*block.values()))
             crossed = {
                 key: values
-                for key, values in self.definition.axes.items()
+                for key, values in axes.items()
                 if key not in block and self._knows(own[0], values[0])
             }
             read = [k for k in crossed if self._reads(own[0], crossed, k)]
-            for settings in product(*(crossed[k] for k in read), *block.values()):
-                yield self._point("control", settings)[0]
+            beside: dict[tuple[str, ...], Combination] = {}
+            for combination in grid:
+                kept = {key: combination[key] for key in read if key in combination}
+                beside.setdefault(tuple(s.override for s in kept.values()), kept)
+            for kept in beside.values():
+                for settings in own:
+                    yield self.point("control", (*kept.values(), *settings))[0]
 
     def _knows(self, own: Sequence[Setting], setting: Setting) -> bool:
         """Whether a control has the key at all: with loss=none there are no fields of a loss."""
-        overrides = [*self.definition.base, setting.override, *(s.override for s in own)]
         try:
-            self._compose(overrides)
+            self._composer(self.definition.base, (setting, *own))
         except ConfigCompositionException:
             return False
         return True
@@ -100,24 +136,25 @@ class _Planner:
     ) -> bool:
         """Whether the first and another value of an axis make different runs of a control."""
         others = [values[0] for name, values in crossed.items() if name != key]
-        ids = {self._point("control", [*others, s, *own])[1].run_id for s in crossed[key][:2]}
+        ids = {self.point("control", [*others, s, *own])[1].run_id for s in crossed[key][:2]}
         return len(ids) > 1 or len(crossed[key]) == 1
 
-    def _point(self, role: str, settings: Sequence[Setting]) -> tuple[Point, Run]:
-        overrides = [*self.definition.base, *(s.override for s in settings)]
-        cfg = self._compose(overrides)
+    def point(self, role: str, settings: Sequence[Setting]) -> tuple[Point, Run]:
+        """Compose, build, check, hash and price one point."""
+        config = self._composer(self.definition.base, settings)
         try:
-            run, self.env = run_of(cfg)
+            run, self.env = run_of_resolved(config)
         except ConfigError as err:
             label = " ".join(s.override for s in settings)
             raise ConfigError(f"{err} (at: {label or 'the only point'})") from err
         params = {s.key: s.value for s in settings}
-        point = Point(run.run_id, role, params, overrides, resolved(cfg), facts_of(run, self.env))
+        overrides = [*self.definition.base, *(s.override for s in settings)]
+        point = Point(run.run_id, role, params, overrides, config, facts_of(run, self.env))
         return point, run
 
 
 def _refuse_equal(one: Point, other: Point) -> None:
-    differ = [k for k in one.params if one.params[k] != other.params[k]]
+    differ = [k for k in one.params if one.params[k] != other.params.get(k)]
     if not differ:
         raise SweepError(f"axes {', '.join(one.params)}: name [{one.label}] twice; name it once.")
     raise SweepError(

@@ -1,52 +1,166 @@
-"""One bar over a whole sweep: tokens trained of tokens planned."""
+"""A sweep while it runs: a live table in a terminal, plain lines elsewhere."""
 
 import json
+import sys
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+from optuna.trial import FrozenTrial, TrialState
 
 from pdx.env import Env
-from pdx.sweep.plan import Plan
+from pdx.sweep.plan import Plan, Point, drawn_points
+from pdx.sweep.study import Queue
 
-SECONDS = 1.0
-
-
-def watch(plan: Plan, env: Env, stop: threading.Event) -> None:
-    """Follow the run folders until told to stop; works whatever launched the workers."""
-    total = sum(p.facts["num_tokens"] for p in plan.points)
-    done: set[str] = set()
-    with tqdm(total=total, desc="sweep", unit="tok", unit_scale=True, smoothing=0.05) as bar:
-        while True:
-            last = stop.wait(SECONDS)
-            tokens = 0.0
-            for point in plan.points:
-                if point.run_id not in done and env.paths.result(point.run_id).exists():
-                    done.add(point.run_id)
-                if point.run_id in done:
-                    tokens += point.facts["num_tokens"]
-                else:
-                    tokens += tokens_of(env.paths.runs / point.run_id / "metrics.jsonl")
-            if bar.n == 0:
-                bar.initial = tokens  # what was finished before is no speed
-            bar.set_postfix_str(f"{len(done)}/{len(plan.points)} runs", refresh=False)
-            bar.update(tokens - bar.n)
-            if last:
-                return
+TABLE_SECONDS = 1.0
+LINE_SECONDS = 30.0
+MAX_ROWS = 16  # runs under way that are shown; a large sweep has more
 
 
-def tokens_of(log: Path) -> float:
-    """Tokens trained so far, from the last whole line of a run's metrics."""
+@dataclass(frozen=True)
+class Running:
+    """One run under way: its worker, its settings, the share done and the last loss."""
+
+    worker: str
+    label: str
+    share: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a sweep stands.
+
+    Attributes:
+        share: of the sweep's training FLOPs.
+        best: objective and settings of the best run so far.
+    """
+
+    counts: dict[str, int]
+    share: float
+    best: tuple[float, str] | None
+    running: list[Running]
+
+    @property
+    def line(self) -> str:
+        """In one line."""
+        shown = ", ".join(f"{n} {name}" for name, n in self.counts.items() if n)
+        best = f"; best {self.best[0]:.4g} [{self.best[1]}]" if self.best else ""
+        return f"{shown}; {self.share:.0%} of the work{best}"
+
+
+def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
+    """Look at study and run folders; works whatever launched the workers."""
+    latest = queue.latest()
+    points = {p.run_id: p for p in [*plan.points, *drawn_points(queue.directory)]}
+    done, running = 0.0, []
+    best: tuple[float, str] | None = None
+    for run_id, trial in latest.items():
+        point = points[run_id]
+        if trial.state == TrialState.COMPLETE:
+            done += _work(point)
+            value = trial.values[0]
+            if len(trial.values) == 1 and (best is None or _better(plan, value, best[0])):
+                best = value, point.label
+        elif trial.state == TrialState.RUNNING:
+            running.append(_running(env, point, trial))
+            done += _work(point) * running[-1].share
+        elif trial.state != TrialState.WAITING:
+            done += _work(point)  # pruned, failed: nothing is left to do
+    known = sum(_work(p) for p in points.values())
+    total = known * plan.num_runs / max(1, len(points))
+    return Snapshot(queue.counts(), done / total if total else 0.0, best, running)
+
+
+def _better(plan: Plan, value: float, than: float) -> bool:
+    return value > than if plan.method.directions[0] == "maximize" else value < than
+
+
+def _work(point: Point) -> float:
+    return float(point.facts.get("flops_train_exact") or point.facts["num_tokens"])
+
+
+def _running(env: Env, point: Point, trial: FrozenTrial) -> Running:
+    last = last_metrics(env.paths.runs / point.run_id / "metrics.jsonl")
+    share = last.get("tokens", 0.0) / point.facts["num_tokens"]
+    worker = ":".join(trial.user_attrs.get("worker", "?").split(":")[:2])
+    return Running(worker, point.label, share, last.get("train/loss"))
+
+
+def last_metrics(log: Path) -> dict[str, Any]:
+    """The last whole line of a run's metrics."""
     try:
         with open(log, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 4096))
             lines = file.read().split(b"\n")
     except FileNotFoundError:
-        return 0.0
+        return {}
     for line in reversed(lines):
         try:
-            return json.loads(line)["tokens"]
-        except (json.JSONDecodeError, KeyError):
+            found = json.loads(line)
+        except json.JSONDecodeError:
             continue
-    return 0.0
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def watch(plan: Plan, env: Env, queue: Queue, num_workers: int, stop: threading.Event) -> None:
+    """Follow a sweep until told to stop."""
+    clock = _Clock(queue, num_workers)
+    if not sys.stderr.isatty():
+        while not stop.wait(LINE_SECONDS):
+            now = snapshot(plan, env, queue)
+            print(f"{plan.sweep_id}: {now.line}{clock.said(now)}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4) as live:
+        while True:
+            last = stop.wait(TABLE_SECONDS)
+            now = snapshot(plan, env, queue)
+            live.update(_table(plan, now, clock.said(now)))
+            if last:
+                return
+
+
+class _Clock:
+    """Time left, and how busy the slots are, since the watch began."""
+
+    def __init__(self, queue: Queue, num_workers: int) -> None:
+        self.queue, self.num_workers = queue, num_workers
+        self.began, self.share = time.monotonic(), -1.0
+        self.used = queue.used_seconds()[0]
+
+    def said(self, now: Snapshot) -> str:
+        passed = time.monotonic() - self.began
+        if self.share < 0:
+            self.share = now.share  # what was done before is no speed
+        busy = (self.queue.used_seconds()[0] - self.used) / (passed * self.num_workers)
+        gained = now.share - self.share
+        left = f"; {_time(passed * (1 - now.share) / gained)} left" if gained > 0 else ""
+        return f"; slots {min(busy, 1.0):.0%} busy; {_time(passed)} passed{left}"
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _table(plan: Plan, now: Snapshot, clock: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{plan.sweep_id}: {now.line}{clock}", title_justify="left")
+    for name in ("worker", "done", "loss", "settings"):
+        table.add_column(name, justify="left" if name in ("worker", "settings") else "right")
+    for run in now.running[:MAX_ROWS]:
+        loss = "-" if run.loss is None else f"{run.loss:.3f}"
+        table.add_row(run.worker, f"{run.share:.0%}", loss, run.label)
+    if len(now.running) > MAX_ROWS:
+        table.add_row(f"... and {len(now.running) - MAX_ROWS} more", "", "", "")
+    return table

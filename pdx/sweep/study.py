@@ -1,179 +1,308 @@
-"""The queue: an Optuna study in the sweep's directory, one trial per point."""
+"""The queue: Optuna studies in which every run of a sweep is a trial, waiting until it is taken."""
 
-import os
-import socket
-import uuid
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+)
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from pdx.files import free_lock, locked
 from pdx.sweep.plan import Plan, Point
+from pdx.sweep.presence import is_alive
+from pdx.sweep.search import category
+from pdx.sweep.settings import Axis, Interval
+from pdx.sweep.storage import open_storage, patient
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-NAME = "sweep"
-
-
-def _choice(value: Any) -> Any:
-    """A value as Optuna stores categories: lists and the like by their text."""
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+UNSIGNED = timedelta(seconds=10)  # between taking and signing lie milliseconds, unless one dies
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Queue:
-    """The study of a sweep, as its driver and workers use it.
+    """The studies of a sweep, as its driver and workers use them.
 
-    A running trial belongs to a worker, and a worker holds a lock for as long as it lives: a trial
-    is lost exactly when its worker's lock is free.
+    Points that are known stand in one study; what a search draws stands in another, so that
+    controls teach the sampler nothing. A running trial belongs to a worker, and is lost exactly
+    when its worker is gone.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(directory / "journal.log")))
-        # No pruner: Optuna's default is the median pruner, which would cut points out of a grid.
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=NAME,
+    def __init__(self, directory: Path, plan: Plan, storage_url: str | None = None) -> None:
+        self.directory, self.plan, self.storage_url = directory, plan, storage_url
+        self.storage = open_storage(storage_url, directory)
+        directions = plan.method.directions if plan.method else ["minimize"]
+        self.planned = self._study(plan.sweep_id, directions)
+        self.studies = [self.planned]
+        self.drawn: optuna.Study | None = None
+        if plan.search is not None:
+            self.drawn = self._study(f"{plan.sweep_id}/search", directions)
+            self.studies.append(self.drawn)
+        self._distributions = _distributions(plan)
+
+    @patient
+    def _study(self, name: str, directions: Sequence[Any]) -> optuna.Study:
+        # No pruner and no sampler: Optuna's default pruner would cut points out of a grid.
+        return optuna.create_study(
+            storage=self.storage,
+            study_name=name,
             load_if_exists=True,
-            direction="minimize",
+            directions=directions,
             pruner=optuna.pruners.NopPruner(),
             sampler=optuna.samplers.RandomSampler(),
         )
 
+    @patient
     def trials(self) -> list[FrozenTrial]:
-        """All trials as they stand now."""
-        return self.study.get_trials(deepcopy=False)
+        """All trials that speak of a run, as they stand now."""
+        trials = [t for study in self.studies for t in study.get_trials(deepcopy=False)]
+        return [t for t in trials if "run_id" in t.user_attrs]
 
-    def enqueue(self, plan: Plan, unfinished: Collection[str]) -> int:
+    # ---- the driver's side -------------------------------------------------------------------
+
+    def enqueue(self, unfinished: Collection[str]) -> int:
         """Queue every point that is neither over, running nor waiting; return how many.
 
         A point of ``unfinished`` is not over, whatever the study says: its result was removed.
+        The longest come first, so that no slot is left with a long one at the end.
         """
-        over = {
-            t.user_attrs["run_id"] for t in self.trials() if t.state == TrialState.COMPLETE
-        }.difference(unfinished)
-        live = {
-            t.user_attrs["run_id"]
-            for t in self.trials()
-            if t.state in (TrialState.RUNNING, TrialState.WAITING)
-        }
-        todo = [p for p in plan.points if p.run_id not in over | live]
-        for point in todo:
-            self._add(point, plan, retries=0)
-        return len(todo)
+        state: dict[str, set[TrialState]] = {}
+        for trial in self.trials():
+            state.setdefault(trial.user_attrs["run_id"], set()).add(trial.state)
+        todo = []
+        for point in self.plan.points:
+            found = state.get(point.run_id, set())
+            live = found & {TrialState.RUNNING, TrialState.WAITING}
+            over = TrialState.PRUNED in found or (
+                TrialState.COMPLETE in found and point.run_id not in unfinished
+            )
+            if not live and not over:
+                todo.append(point)
+        for point in sorted(todo, key=_cost, reverse=True):
+            self._add(self.planned, _params(point), self._distributions, _attrs(point, 0))
+        return len(todo) + self._add_tickets()
 
-    def _add(self, point: Point, plan: Plan, retries: int) -> None:
-        values: dict[str, list[Any]] = {}
-        for p in plan.points:
-            for key, value in p.params.items():
-                seen = values.setdefault(key, [])
-                if _choice(value) not in seen:
-                    seen.append(_choice(value))
-        params = {key: _choice(value) for key, value in point.params.items()}
-        trial = create_trial(
-            state=TrialState.WAITING,
-            params=params,
-            distributions={key: CategoricalDistribution(values[key]) for key in params},
-            user_attrs={"run_id": point.run_id, "role": point.role, "retries": retries},
+    @patient
+    def _add(
+        self,
+        study: optuna.Study,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        attrs: dict[str, Any],
+    ) -> None:
+        study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=dict(params),
+                distributions={key: distributions[key] for key in params},
+                user_attrs=attrs,
+            )
         )
-        self.study.add_trial(trial)
 
-    def reap(self, plan: Plan, max_retries: int) -> list[str]:
+    def _add_tickets(self) -> int:
+        """A search's draws wait as trials without parameters: no race draws one too many."""
+        if self.drawn is None:
+            return 0
+        trials = self.drawn.get_trials(deepcopy=False)
+        alive = [t for t in trials if t.state != TrialState.FAIL and not _is_double(t)]
+        missing = max(0, self.plan.method.num_runs - len(alive))
+        for _ in range(missing):
+            self._add(self.drawn, {}, {}, {"role": "search", "retries": 0})
+        return missing
+
+    @patient
+    def reap(self, max_retries: int) -> list[str]:
         """Close running trials whose worker is gone, queue them again, return their run ids."""
         lost = []
-        with self._turn():
-            for trial in self.trials():
-                if trial.state != TrialState.RUNNING:
-                    continue
-                owner = trial.user_attrs.get("worker")  # None: killed between ask and sign
-                if owner is not None and not free_lock(self._worker_lock(owner)):
-                    continue
-                lost.append(trial.user_attrs["run_id"])
-                self.lose(trial, plan, max_retries, "lost: its worker is gone")
+        for study in self.studies:
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                owner = trial.user_attrs.get("worker")
+                if owner is None:  # killed between taking and signing, or about to sign
+                    assert trial.datetime_start is not None
+                    now = datetime.now(trial.datetime_start.tzinfo)
+                    gone = now - trial.datetime_start > UNSIGNED
+                else:
+                    gone = not is_alive(self.directory, owner)
+                if gone and self.lose(trial, max_retries, "lost: its worker is gone"):
+                    lost.append(trial.user_attrs.get("run_id", "not drawn yet"))
         return lost
-
-    def lose(self, trial: FrozenTrial | Trial, plan: Plan, max_retries: int, reason: str) -> None:
-        """A point's process is gone through no fault of its own: fail it and queue it again."""
-        run_id, retries = trial.user_attrs["run_id"], trial.user_attrs["retries"]
-        self.tell_failed(trial, reason)
-        if retries < max_retries:
-            (point,) = (p for p in plan.points if p.run_id == run_id)
-            self._add(point, plan, retries + 1)
-
-    def _turn(self) -> AbstractContextManager[bool]:
-        """Taking and reaping exclude each other: a taken trial is always signed."""
-        return locked(self.directory / "queue.lock", say=False)
 
     # ---- a worker's side ---------------------------------------------------------------------
 
-    def _worker_lock(self, worker: str) -> Path:
-        return self.directory / "workers" / f"{worker}.lock"
-
-    def sign_on(self) -> tuple[str, AbstractContextManager[bool]]:
-        """A name for this worker, and the lock to hold while it lives."""
-        worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        return worker, locked(self._worker_lock(worker))
-
+    @patient
     def take(self, worker: str) -> Trial | None:
-        """The next waiting point, signed; None if there is none."""
-        with self._turn():
-            if not any(t.state == TrialState.WAITING for t in self.trials()):
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr("worker", worker)
-            return trial
+        """The next waiting trial, signed; None if there is none."""
+        for study in self.studies:
+            for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                with suppress(UpdateFinishedTrialError):
+                    if self.storage.set_trial_state_values(
+                        waiting._trial_id, state=TrialState.RUNNING
+                    ):
+                        trial = Trial(study, waiting._trial_id)
+                        trial.set_user_attr("worker", worker)
+                        return trial
+        return None
 
-    def tell_complete(self, trial: Trial, value: float, status: str) -> None:
+    @patient
+    def draw(self, trial: Trial, sampler: Any, points: dict[str, Point]) -> Point | None:
+        """What a trial without parameters becomes; None if it is forbidden, and another waits."""
+        search, study = self.plan.search, self.drawn
+        assert study is not None
+        study.sampler = sampler
+        settings = search.draw(lambda key, axis: _suggest(trial, key, axis))
+        reason = search.rules.reason_against({s.key: s.value for s in settings})
+        if reason is not None:
+            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            self.tell_failed(trial, f"forbidden: {reason}")
+            return None
+        point = search.point(settings)
+        if point.run_id in points:
+            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            trial.set_user_attr("double", True)
+        points[point.run_id] = point
+        trial.set_user_attr("run_id", point.run_id)
+        return point
+
+    @patient
+    def tell_complete(self, trial: Trial, values: list[float], status: str) -> None:
         """The point is measured; a diverged one with a bad finite value."""
-        trial.set_user_attr("status", status)
-        self.study.tell(trial, value)
+        with suppress(UpdateFinishedTrialError):  # told, but the answer was lost
+            trial.set_user_attr("status", status)
+            trial.study.tell(trial, values)
 
-    def tell_failed(self, trial: FrozenTrial | Trial, reason: str) -> None:
-        """The point could not be run: say why."""
-        live = trial if isinstance(trial, Trial) else Trial(self.study, trial._trial_id)
-        live.set_user_attr("reason", reason[:5000])
-        self.study.tell(live, state=TrialState.FAIL)
+    @patient
+    def tell_pruned(self, trial: Trial) -> None:
+        """The point was stopped early: worse than its peers."""
+        with suppress(UpdateFinishedTrialError):
+            trial.study.tell(trial, state=TrialState.PRUNED)
+
+    @patient
+    def tell_failed(self, trial: FrozenTrial | Trial, reason: str) -> bool:
+        """The point could not be run: say why. False if somebody else has told of it."""
+        trial_id = trial._trial_id
+        try:
+            self.storage.set_trial_user_attr(trial_id, "reason", reason[:5000])
+            self.storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def lose(self, trial: FrozenTrial | Trial, max_retries: int, reason: str) -> bool:
+        """A point's process is gone through no fault of its own: fail it and queue it again."""
+        if not self.tell_failed(trial, reason):
+            return False
+        attrs = trial.user_attrs
+        if attrs["retries"] < max_retries:
+            self.put_back(trial, attrs["retries"] + 1)
+        return True
+
+    def put_back(self, trial: FrozenTrial | Trial, retries: int) -> None:
+        """Queue again what a trial stood for: its point, or its draw."""
+        kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "role")}
+        study = self.drawn if trial.user_attrs["role"] == "search" else self.planned
+        assert study is not None
+        known = "run_id" in kept
+        params = trial.params if known else {}
+        self._add(study, params, trial.distributions, kept | {"retries": retries})
 
     # ---- how far it is -----------------------------------------------------------------------
 
+    @patient
     def num_waiting(self) -> int:
-        """Points that a worker could take."""
-        return sum(t.state == TrialState.WAITING for t in self.trials())
+        """Trials that a worker could take."""
+        return sum(
+            len(s.get_trials(deepcopy=False, states=(TrialState.WAITING,))) for s in self.studies
+        )
 
-    def latest(self, plan: Plan) -> dict[str, FrozenTrial]:
-        """The trial that speaks for each point: its last."""
-        known = {p.run_id for p in plan.points}
+    def num_tickets(self) -> int:
+        """Runs that a search has still to draw."""
+        if self.drawn is None:
+            return 0
+        waiting = self.drawn.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return sum("run_id" not in t.user_attrs for t in waiting)
+
+    def dashboard_command(self) -> str:
+        """How to look at the study with optuna-dashboard."""
+        return f"optuna-dashboard {self.storage_url or self.directory / 'journal.log'}"
+
+    def latest(self) -> dict[str, FrozenTrial]:
+        """The trial that speaks for each run: its last."""
+        known = {p.run_id for p in self.plan.points}
         ordered = sorted(self.trials(), key=lambda t: t.number)
-        return {t.user_attrs["run_id"]: t for t in ordered if t.user_attrs.get("run_id") in known}
+        return {
+            t.user_attrs["run_id"]: t
+            for t in ordered
+            if t.user_attrs["role"] == "search" or t.user_attrs["run_id"] in known
+        }
 
-    def counts(self, plan: Plan) -> dict[str, int]:
-        """Points by how they stand: complete, diverged, failed, running, to_do."""
-        counts = {"complete": 0, "diverged": 0, "failed": 0, "running": 0, "to_do": 0}
-        latest = self.latest(plan)
-        for point in plan.points:
-            trial = latest.get(point.run_id)
-            if trial is not None and trial.state == TrialState.COMPLETE:
+    def counts(self) -> dict[str, int]:
+        """Runs by how they stand: complete, diverged, pruned, failed, running, to_do."""
+        counts = dict.fromkeys(("complete", "diverged", "pruned", "failed", "running"), 0)
+        for trial in self.latest().values():
+            if trial.state == TrialState.COMPLETE:
                 counts[trial.user_attrs["status"]] += 1
-            elif trial is not None and trial.state == TrialState.FAIL:
+            elif trial.state == TrialState.PRUNED:
+                counts["pruned"] += 1
+            elif trial.state == TrialState.FAIL:
                 counts["failed"] += 1
-            elif trial is not None and trial.state == TrialState.RUNNING:
+            elif trial.state == TrialState.RUNNING:
                 counts["running"] += 1
-            else:
-                counts["to_do"] += 1
-        return counts
+        return counts | {"to_do": max(0, self.plan.num_runs - sum(counts.values()))}
 
-    def failures(self, plan: Plan) -> dict[str, str]:
-        """Why each failed point failed."""
+    def failures(self) -> dict[str, str]:
+        """Why each failed run failed."""
         return {
             run_id: trial.user_attrs.get("reason", "?")
-            for run_id, trial in self.latest(plan).items()
+            for run_id, trial in self.latest().items()
             if trial.state == TrialState.FAIL
         }
+
+    def used_seconds(self) -> tuple[float, int]:
+        """Slot seconds over all trials so far, those that run included, and how many run."""
+        seconds, running = 0.0, 0
+        for trial in (t for s in self.studies for t in s.get_trials(deepcopy=False)):
+            if trial.datetime_start is None or trial.state == TrialState.WAITING:
+                continue
+            now = datetime.now(trial.datetime_start.tzinfo)
+            end = trial.datetime_complete or now
+            seconds += (end - trial.datetime_start).total_seconds()
+            running += trial.state == TrialState.RUNNING
+        return seconds, running
+
+
+def _cost(point: Point) -> float:
+    return point.facts.get("flops_train_exact") or 0.0
+
+
+def _params(point: Point) -> dict[str, Any]:
+    return {key: category(value) for key, value in point.params.items()}
+
+
+def _attrs(point: Point, retries: int) -> dict[str, Any]:
+    return {"run_id": point.run_id, "role": point.role, "retries": retries}
+
+
+def _is_double(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("double"))
+
+
+def _distributions(plan: Plan) -> dict[str, BaseDistribution]:
+    """The values of each axis over all points, as Optuna's plots and importances want them."""
+    values: dict[str, dict[Any, None]] = {}
+    for point in plan.points:
+        for key, value in _params(point).items():
+            values.setdefault(key, {})[(type(value), value)] = None
+    return {k: CategoricalDistribution([v for _, v in found]) for k, found in values.items()}
+
+
+def _suggest(trial: Trial, key: str, axis: Axis) -> Any:
+    if not isinstance(axis, Interval):
+        return trial.suggest_categorical(key, [category(s.value) for s in axis])
+    if axis.is_integer:
+        step = int(axis.step or 1)
+        return trial.suggest_int(key, int(axis.low), int(axis.high), step=step, log=axis.log)
+    return trial.suggest_float(key, axis.low, axis.high, step=axis.step, log=axis.log)

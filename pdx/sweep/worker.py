@@ -2,12 +2,19 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdx.sweep.isolated import Outcome, run_isolated
-from pdx.sweep.plan import Plan, Point, load_plan, pending
+from optuna.trial import Trial
+
+from pdx.sweep.budget import Budget
+from pdx.sweep.isolated import Outcome, Task, run_isolated
+from pdx.sweep.optuna_parts import build_part
+from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
+from pdx.sweep.presence import sign_on
 from pdx.sweep.study import Queue
 
 
@@ -25,9 +32,12 @@ class Prepare:
 
         use_threads(None)
         plan = load_plan(Path(self.directory))
-        _, env = run_of_resolved(plan.points[0].config)
-        ensure_all([p.config for p in pending(plan, env)])
-        for teacher_id in {p.facts["teacher_id"] for p in plan.points} - {None}:
+        templates = list(plan.search.examples()) if plan.search else []
+        drawn = [plan.search.point(settings) for settings in templates]
+        points = [*plan.points, *drawn]
+        _, env = run_of_resolved(points[0].config)
+        ensure_all([p.config for p in [*pending(plan, env), *drawn]])
+        for teacher_id in {p.facts["teacher_id"] for p in points} - {None}:
             log_teacher(env, teacher_id)
 
 
@@ -36,18 +46,22 @@ class Worker:
     """What Hydra's launcher runs instead of the user's task: N of them empty one queue.
 
     Attributes:
+        storage: URL of the study's database, or None for the journal in the directory.
         num_workers: how many share this machine, for the number of threads each may use.
+        slots: CUDA_VISIBLE_DEVICES of each slot; empty where there is no GPU.
     """
 
     directory: str
+    storage: str | None
     num_workers: int
-    gpus: tuple[str, ...]
+    slots: tuple[str, ...]
     isolation: str
     max_retries: int
+    budget: Budget
 
     def slot_of(self, job: int) -> str | None:
-        """The GPU of a job, as CUDA_VISIBLE_DEVICES names it; fixed for the worker's life."""
-        return self.gpus[job % len(self.gpus)] if self.gpus else None
+        """The GPUs of a job, as CUDA_VISIBLE_DEVICES names them; fixed for the worker's life."""
+        return self.slots[job % len(self.slots)] if self.slots else None
 
     def log_of(self, job: int) -> str:
         """Where a launcher that gives its jobs logs puts this one's."""
@@ -56,42 +70,100 @@ class Worker:
     def __call__(self, _cfg: Any) -> int:
         """Run points until none is left; return how many."""
         directory = Path(self.directory)
-        plan, queue, count = load_plan(directory), Queue(directory), 0
+        plan = load_plan(directory)
+        queue, count = Queue(directory, plan, self.storage), 0
         points = {p.run_id: p for p in plan.points}
-        worker, lock = queue.sign_on()
-        with lock:
-            while True:
+        sampler = self._sampler(plan)
+        with sign_on(directory) as worker:
+            while not self.budget.is_spent(queue):
                 trial = queue.take(worker)
                 if trial is None:
-                    if queue.reap(plan, self.max_retries):
+                    if queue.reap(self.max_retries):
                         continue  # what another worker lost is ours now
-                    return count
-                point = points[trial.user_attrs["run_id"]]
-                began = time.monotonic()
-                outcome = self._run(point, plan)
-                print(
-                    f"{point.run_id} {outcome.status} {time.monotonic() - began:.1f}s "
-                    f"[{point.label}] {outcome.reason or ''}",
-                    flush=True,
-                )
-                count += 1
-                if outcome.status in ("complete", "diverged"):
-                    assert outcome.value is not None
-                    queue.tell_complete(trial, outcome.value, outcome.status)
-                elif outcome.status == "lost":
-                    queue.lose(trial, plan, self.max_retries, outcome.reason or "lost")
-                else:
-                    queue.tell_failed(trial, f"{outcome.status}: {outcome.reason}")
+                    break
+                with _put_back_if_interrupted(queue, trial):
+                    point = self._point(queue, trial, points, sampler)
+                    if point is None:
+                        continue
+                    began = time.monotonic()
+                    outcome = self._run(self._task(queue, trial, point))
+                    print(
+                        f"{point.run_id} {outcome.status} {time.monotonic() - began:.1f}s "
+                        f"[{point.label}] {outcome.reason or ''}",
+                        flush=True,
+                    )
+                    count += 1
+                    self._tell(queue, trial, outcome)
+        return count
+
+    def _sampler(self, plan: Plan) -> Any:
+        if plan.search is None:
+            return None
+        sampler = build_part(plan.method.sampler, "hydra/sweeper/sampler")
+        if self.num_workers > 1:
+            sampler.reseed_rng()  # of one seed, all workers would draw the same
+        return sampler
+
+    def _point(
+        self, queue: Queue, trial: Trial, points: dict[str, Point], sampler: Any
+    ) -> Point | None:
+        run_id = trial.user_attrs.get("run_id")
+        if run_id is None or run_id not in points:  # drawn now, or by another worker before
+            points.update((p.run_id, p) for p in drawn_points(queue.directory))
+        if run_id is not None:
+            return points[run_id]
+        point = queue.draw(trial, sampler, points)
+        if point is not None:
+            save_point(queue.directory, point)
+        return point
+
+    def _task(self, queue: Queue, trial: Trial, point: Point) -> Task:
+        left = self.budget.seconds_left(queue)
+        return Task(
+            point=point,
+            sweep_id=queue.plan.sweep_id,
+            method=queue.plan.method,
+            directory=queue.directory,
+            storage=self.storage,
+            trial_id=trial._trial_id,
+            num_threads=self.num_threads,
+            deadline=None if left is None else time.time() + left,
+        )
+
+    def _tell(self, queue: Queue, trial: Trial, outcome: Outcome) -> None:
+        reason = outcome.reason or ""
+        if outcome.status in ("complete", "diverged"):
+            for name, violation in outcome.violations.items():
+                trial.set_constraint(name, violation)
+            queue.tell_complete(trial, outcome.values, outcome.status)
+        elif outcome.status == "pruned":
+            queue.tell_pruned(trial)
+        elif outcome.status == "paused":
+            queue.tell_failed(trial, reason)
+            queue.put_back(trial, trial.user_attrs["retries"])
+        elif outcome.status == "lost":
+            queue.lose(trial, self.max_retries, reason or "lost")
+        else:
+            queue.tell_failed(trial, f"{outcome.status}: {reason}")
 
     @property
     def num_threads(self) -> int:
         """This machine's cores, shared evenly."""
         return max(1, len(os.sched_getaffinity(0)) // self.num_workers)
 
-    def _run(self, point: Point, plan: Plan) -> Outcome:
-        arguments = (point, plan.sweep_id, self.num_threads)
+    def _run(self, task: Task) -> Outcome:
         if self.isolation == "inline":
             from pdx.sweep.child import run_point
 
-            return run_point(*arguments)
-        return run_isolated(arguments)
+            return run_point(task)
+        return run_isolated(task)
+
+
+@contextmanager
+def _put_back_if_interrupted(queue: Queue, trial: Trial) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as err:
+        if queue.tell_failed(trial, f"interrupted ({type(err).__name__})"):
+            queue.put_back(trial, trial.user_attrs["retries"])
+        raise

@@ -1,0 +1,103 @@
+"""Where a sweep's study is kept: a journal file in its directory, or a database server."""
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from pdx.errors import SweepError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+PATIENCE_SECONDS = 120.0  # a database server that restarts is back by then
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class KernelLock(BaseJournalFileLock):
+    """A lock of the kernel's on the journal: free at once when its holder is killed.
+
+    Optuna's own are files, which a killed process leaves behind for half a minute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, -1
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._file)
+
+
+def open_storage(url: str | None, directory: Path) -> Any:
+    """The storage of a sweep's study.
+
+    Raises:
+        SweepError: a database that does not answer, or whose driver is not installed.
+    """
+    if url is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = KernelLock(directory / "journal.lock")
+        backend: BaseJournalBackend = JournalFileBackend(str(directory / "journal.log"), lock)
+        return JournalStorage(backend)
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    shown = re.sub(r"//[^@/]*@", "//...@", url)  # no password in a log
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except (ImportError, ModuleNotFoundError, NoSuchModuleError) as err:
+        raise SweepError(
+            f"env.storage={shown}: its driver is not installed ({err}); run pip install "
+            "'pdx[postgres]', or use env.storage=null (a file in the sweep's directory)."
+        ) from err
+    except ArgumentError as err:
+        raise SweepError(
+            f"env.storage={url}: is no database URL; write "
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, or null."
+        ) from err
+    except SQLAlchemyError as err:
+        said = str(err).splitlines()[0]
+        raise SweepError(
+            f"env.storage={shown}: does not answer ({said}); start the server, correct the URL, or "
+            "use env.storage=null (a file in the sweep's directory)."
+        ) from err
+
+
+def patient(method: Callable[P, R]) -> Callable[P, R]:
+    """Try again while a database server is away, as when it restarts."""
+
+    @wraps(method)
+    def trying(*args: P.args, **kwargs: P.kwargs) -> R:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except Exception as err:
+                if time.monotonic() > deadline or not _is_away(err):
+                    raise
+                time.sleep(0.5)
+
+    return trying
+
+
+def _is_away(err: BaseException) -> bool:
+    from sqlalchemy.exc import DBAPIError
+
+    cause = err.__cause__ or err
+    return isinstance(cause, DBAPIError) and (
+        cause.connection_invalidated or type(cause).__name__ == "OperationalError"
+    )
