@@ -8,6 +8,7 @@ from pdx.build import check
 from pdx.paths import Outputs
 
 ISOLATION = ("forkserver", "inline")
+SHARDINGS = ("replicate", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,10 @@ class Env:
         experiment: MLflow's experiment.
         device: ``auto``, ``cpu`` or ``cuda``.
         gpus: ``auto`` (all that are visible), a list of indices, or null for none.
+        gpus_per_run: processes that train one run together, each on a GPU of its own (or a part of
+            the CPU): the batch is divided over them, and the run is the same run.
+        sharding: ``replicate`` keeps the whole student on each of them; ``fsdp`` a shard of it,
+            for students that one GPU cannot hold.
         num_workers: runs at once; ``auto`` is one a GPU, or one a CPU core.
         isolation: ``forkserver`` gives each run of a sweep a process of its own; ``inline`` runs
             it in the worker, for launchers whose processes may not have children.
@@ -33,6 +38,8 @@ class Env:
     experiment: str
     device: str
     gpus: Any
+    gpus_per_run: int
+    sharding: str
     num_workers: Any
     isolation: str
     checkpoint_seconds: float
@@ -54,6 +61,13 @@ class Env:
             "env.gpus",
             self.gpus,
             "must be auto, null or a list of indices such as [0,1]",
+        )
+        check(self.gpus_per_run >= 1, "env.gpus_per_run", self.gpus_per_run, "must be at least 1")
+        check(
+            self.sharding in SHARDINGS,
+            "env.sharding",
+            self.sharding,
+            f"must be one of {', '.join(SHARDINGS)}",
         )
         check(
             self.num_workers == "auto"

@@ -39,9 +39,9 @@ class Shared:
     token_set: TokenSet
 
     @classmethod
-    def of(cls, run: Run, env: Env) -> "Shared":
+    def of(cls, run: Run, env: Env, device: torch.device | None = None) -> "Shared":
         """Prepare the tokens, and refuse a run that they cannot feed."""
-        shared = cls(run, env, device_of(env), prepare(run.data, env.paths))
+        shared = cls(run, env, device or device_of(env), prepare(run.data, env.paths))
         shared.check_epochs()
         top_k = getattr(run.signal, "top_k", 1) if run.loss.needs_teacher else 1
         if top_k > shared.token_set.vocab_size:
