@@ -181,10 +181,10 @@ class Shared:
 
     def ensure(self, num_windows: int) -> None:
         """Make everything that this run, and others like it, will ask for."""
-        if self.run.loss.needs_teacher:
+        if self.run.is_stored:
+            self.ensure_store(num_windows)
+        elif self.run.loss.needs_teacher:
             self.ensure_teacher(self.run.teacher)
-            if self.run.is_stored:
-                self.ensure_store(num_windows)
         self.reference()
 
 
