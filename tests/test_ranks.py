@@ -146,7 +146,8 @@ def test_held_out_figures_are_those_of_one_process(
 # ---- a whole run: stored and live signal, checkpoints ------------------------------------------
 
 # 104 steps, a report every other: sums of a checkpoint between two must carry over.
-RUN = ["train.num_tokens=13312", "train.batch_size=2", "train.num_evals=2", "student.init_std=0.2"]
+RUN = ["train.num_tokens=13312", "train.batch_size=2", "train.micro_batch_size=1"]
+RUN += ["train.num_evals=2", "student.init_std=0.2"]
 RUN += ["teacher.init_std=0.3", "teacher.num_tokens=8192", "eval.num_tokens_teacher=4096"]
 PAUSE = 51
 
@@ -154,7 +155,7 @@ PAUSE = 51
 @pytest.fixture(scope="module")
 def reference(tiny_at: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Env, Any]:
     """A run of one process, uninterrupted."""
-    run, env = taught(*tiny_at(tmp_path_factory.mktemp("ranks"), *RUN, "train.micro_batch_size=1"))
+    run, env = taught(*tiny_at(tmp_path_factory.mktemp("ranks"), *RUN))
     execute(run, env, quiet=True)
     return run, env, folder(env, run)
 
@@ -334,7 +335,7 @@ def test_two_agents_of_torchrun_are_one_run(reference: tuple[Run, Env, Any], tmp
     del server
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = ["-m", "pdx", "train", *TINY, *RUN, "train.micro_batch_size=1"]
+    command = ["-m", "pdx", "train", *TINY, *RUN]
     command += [f"env.outputs={tmp_path}", "env.sharding=fsdp"]
     agents = [
         subprocess.Popen(
