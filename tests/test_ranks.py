@@ -326,6 +326,7 @@ def test_torchrun_and_the_config_must_agree(tiny: Tiny, monkeypatch: pytest.Monk
     assert world.num_ranks(run, replace(env, gpus_per_run=1)) == 4
 
 
+@pytest.mark.slow
 def test_two_agents_of_torchrun_are_one_run(reference: tuple[Run, Env, Any], tmp_path: Path):
     """Two nodes on one host: each has a launcher of its own; rank 0 of the first writes."""
     run, env, wanted = reference

@@ -9,7 +9,7 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  seconds, paid once a worker
 
 from pdx.config import run_of_resolved
-from pdx.errors import PdxError
+from pdx.errors import PdxError, RankLost
 from pdx.execute import execute, use_threads
 from pdx.sweep.isolated import Outcome
 from pdx.sweep.plan import Point
@@ -43,6 +43,8 @@ def _run_point(point: Point, sweep_id: str, num_threads: int) -> Outcome:
         return Outcome(result["status"], result["metrics"]["val/loss"], result["reason"])
     except (torch.OutOfMemoryError, MemoryError) as err:
         outcome = Outcome("oom", reason=f"out of memory: {err}")
+    except RankLost as err:  # nothing is wrong with the run: it is worth another try
+        outcome = Outcome("lost", reason=str(err))
     except PdxError as err:
         outcome = Outcome("failed", reason=f"{type(err).__name__}: {err}")
     except Exception as err:  # a bug in one point must not end the sweep
