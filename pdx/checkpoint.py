@@ -10,6 +10,7 @@ import torch
 
 from pdx.errors import StoreError
 from pdx.files import write_bytes
+from pdx.ranks import Ranks
 
 FILE = "checkpoint.pt"
 
@@ -24,17 +25,24 @@ class Keeper:
     Args:
         seconds: least time between two checkpoints.
         must_end: asked at every step; once it holds the run is saved and ``Paused`` raised.
+        ranks: rank 0 writes, and its clock and its word on ``must_end`` hold for all.
     """
 
     def __init__(
-        self, run_dir: Path, seconds: float, must_end: Callable[[], bool] = lambda: False
+        self,
+        run_dir: Path,
+        seconds: float,
+        must_end: Callable[[], bool] = lambda: False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.run_dir, self.seconds, self.must_end = run_dir, seconds, must_end
+        self.ranks = ranks or Ranks.alone(torch.device("cpu"))
         self._saved = time.monotonic()
 
     def due(self) -> bool:
         """Whether a checkpoint should be saved now."""
-        return time.monotonic() - self._saved > self.seconds or self.must_end()
+        late = time.monotonic() - self._saved > self.seconds
+        return self.ranks.agree(late or self.must_end())
 
     def save(self, state: dict[str, Any]) -> None:
         """Save a checkpoint.
@@ -42,9 +50,10 @@ class Keeper:
         Raises:
             Paused: this process must end; nothing was lost.
         """
-        save(self.run_dir, state)
+        if self.ranks.leads:
+            save(self.run_dir, state)
         self._saved = time.monotonic()
-        if self.must_end():
+        if self.ranks.agree(self.must_end()):
             raise Paused(f"paused at step {state['step']}; the checkpoint is kept.")
 
 

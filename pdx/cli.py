@@ -189,6 +189,13 @@ def _train(arguments: list[str]) -> None:
         key, value = next(iter(ours.items()))
         raise SweepError(f"{key}={value}: is for a multirun; write pdx train -m {key}={value}.")
     shown = [a for a in arguments if a.partition("=")[0] in HYDRA_SHOWS]
+    if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from pdx.errors import SweepError
+
+        raise SweepError(
+            "WORLD_SIZE: torchrun is for one run, and each process would start this sweep; "
+            "run pdx without it and set env.gpus_per_run."
+        )
     if multirun and shown:
         from pdx.errors import SweepError
 
@@ -209,6 +216,19 @@ def _other_sweeper(arguments: list[str]) -> bool:
 
 def train_one(cfg: Any) -> float:
     """One run: Hydra's task; returns what a sweeper minimises."""
+    from pdx.world import dismiss, follow, of_torchrun
+
+    if not of_torchrun():
+        return _train_one(cfg)
+    if os.environ["RANK"] != "0":  # rank 0 says what to do, and speaks
+        follow()
+        return float("nan")
+    value = _train_one(cfg)
+    dismiss()  # where it failed, torchrun ends the others
+    return value
+
+
+def _train_one(cfg: Any) -> float:
     from pdx.config import run_of
 
     run, env = run_of(cfg)

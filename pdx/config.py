@@ -83,6 +83,20 @@ class Run:
         if self.is_stored:
             self.store.check_serves(self.signal)
 
+    def check_ranks(self, num_ranks: int) -> None:
+        """Refuse a number of processes that cannot share a step's batch evenly."""
+        sizes = {"train.batch_size": self.train.batch_size}
+        for teacher in (self.teacher, self.evaluation_teacher):
+            if hasattr(teacher, "batch_size"):  # it is trained here, by as many processes
+                sizes["teacher.batch_size"] = teacher.batch_size
+        for key, size in sizes.items():
+            if size % num_ranks:
+                allowed = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+                raise ConfigError(
+                    f"env.gpus_per_run={num_ranks}: does not divide {key}={size}, and each process "
+                    f"takes an equal part of every batch; use one of {allowed}, or another {key}."
+                )
+
     @property
     def batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
@@ -159,7 +173,9 @@ def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
         if config.get(field.name) is None:
             raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
         parts[field.name] = build(config[field.name], field.name, env.packages)
-    return Run(**parts), env
+    run = Run(**parts)
+    run.check_ranks(env.gpus_per_run)
+    return run, env
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pdx.build import check
 from pdx.paths import Outputs
 
 ISOLATION = ("forkserver", "inline")
+SHARDINGS = ("replicate", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,10 @@ class Env:
         experiment: MLflow's experiment.
         device: ``auto``, ``cpu`` or ``cuda``.
         gpus: ``auto`` (all that are visible), a list of indices, or null for none.
+        gpus_per_run: processes that train one run together, each on a GPU of its own (or a part of
+            the CPU): the batch is divided over them, and the run is the same run.
+        sharding: ``replicate`` keeps the whole student on each of them; ``fsdp`` a shard of it,
+            for students that one GPU cannot hold.
         workers_per_gpu: runs at once on one GPU.
         num_workers: runs at once; ``auto`` is one a slot (``workers_per_gpu`` of each GPU), or one
             a CPU core.
@@ -40,6 +45,8 @@ class Env:
     device: str
     gpus: Any
     workers_per_gpu: int
+    gpus_per_run: int
+    sharding: str
     num_workers: Any
     storage: str | None
     tflops: float | None
@@ -63,6 +70,13 @@ class Env:
             "env.gpus",
             self.gpus,
             "must be auto, null or a list of indices such as [0,1]",
+        )
+        check(self.gpus_per_run >= 1, "env.gpus_per_run", self.gpus_per_run, "must be at least 1")
+        check(
+            self.sharding in SHARDINGS,
+            "env.sharding",
+            self.sharding,
+            f"must be one of {', '.join(SHARDINGS)}",
         )
         check(
             self.num_workers == "auto"

@@ -30,3 +30,7 @@ class TrackingError(PdxError, RuntimeError):
 
 class Diverged(PdxError, ArithmeticError):
     """Training left the finite numbers: a measurement, not a fault."""
+
+
+class RankLost(PdxError, RuntimeError):
+    """A process of a run over several is gone: as where the only process of a run is."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from pdx.build import check
 from pdx.files import publish, read_json, require_space, write_json
 from pdx.models import Head, head_of, hidden_states
+from pdx.ranks import Ranks
 from pdx.reduce import chunk_size
 
 if TYPE_CHECKING:
@@ -61,14 +62,21 @@ def windows_in(windows: "Windows", num_tokens: int) -> int:
 
 @torch.no_grad()
 def _passes(
-    model: Any, windows: "Windows", count: int, device: torch.device
-) -> Iterator[tuple["Batch", Tensor]]:
-    """Batches of the first ``count`` windows, with the model's hidden states laid flat."""
+    model: Any, windows: "Windows", count: int, ranks: Ranks
+) -> Iterator[tuple[int, "Batch", Tensor]]:
+    """This rank's batches of the first ``count`` windows, with hidden states laid flat.
+
+    Each comes with its first window. Ranks whose turn finds no batch left run one for nothing:
+    where the model is sharded, a pass needs all of them.
+    """
     size = max(1, EVAL_BATCH_TOKENS // windows.seq_len)
-    for start in range(0, count, size):
-        batch = windows.batch(np.arange(start, min(start + size, count))).to(device)
+    for first in range(0, count, size * ranks.world_size):
+        mine = first + size * ranks.rank
+        start = mine if mine < count else 0
+        batch = windows.batch(np.arange(start, min(start + size, count))).to(ranks.device)
         hidden_BLD = hidden_states(model, batch.tokens_BL, batch.document_BL)
-        yield batch, hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+        if mine < count:
+            yield start, batch, hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
 
 
 def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
@@ -80,20 +88,22 @@ def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
 
 @torch.no_grad()
 def held_out_loss(
-    model: Any, windows: "Windows", num_tokens: int, device: torch.device
+    model: Any, windows: "Windows", num_tokens: int, ranks: Ranks
 ) -> dict[str, float]:
     """Mean loss in nats per token, and in bits per byte of the text that those tokens spell."""
     model.eval()
     count = windows_in(windows, num_tokens)
-    nats, valid = torch.zeros((), device=device, dtype=torch.float64), 0
+    nats, valid = torch.zeros((), device=ranks.device, dtype=torch.float64), 0
     head = head_of(model)
-    for batch, hidden_ND in _passes(model, windows, count, device):
+    for _, batch, hidden_ND in _passes(model, windows, count, ranks):
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
         for part, logits_CV in _logits(hidden_ND, head):
             loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
             nats += loss_C[mask_N[part]].sum().double()
         valid += int(mask_N.sum())
     model.train()
+    ranks.add(nats)
+    valid = ranks.total(valid)
     num_bytes = int(windows.window_bytes(np.arange(count)).sum())
     return {
         "loss": float(nats) / valid,
@@ -147,7 +157,8 @@ class Reference:
         loss, valid = 0.0, 0
         with publish(directory) as temporary:
             with open(temporary / "hidden.bin", "wb") as file:
-                for batch, hidden_ND in _passes(teacher.model, windows, count, teacher.device):
+                ranks = Ranks.alone(teacher.device)
+                for _, batch, hidden_ND in _passes(teacher.model, windows, count, ranks):
                     file.write(hidden_ND.float().cpu().numpy().astype("<f4").tobytes())
                     targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
                     for part, logits_CV in _logits(hidden_ND, head):
@@ -173,7 +184,7 @@ class Reference:
 
 @torch.no_grad()
 def compare(
-    model: Any, reference: Reference, windows: "Windows", num_bins: int, device: torch.device
+    model: Any, reference: Reference, windows: "Windows", num_bins: int, ranks: Ranks
 ) -> dict[str, float]:
     """The student beside the dense teacher, at temperature 1, on the reference's windows.
 
@@ -183,20 +194,22 @@ def compare(
         confidence, equal-width bins. teacher_loss: the teacher's own, nats per token.
     """
     model.eval()
+    device = ranks.device
     student_head, teacher_head = head_of(model), reference.head(device)
-    kl, agree, valid, seen = 0.0, 0, 0, 0
+    kl, agree, valid = torch.zeros((), dtype=torch.float64, device=device), 0, 0
     bins = torch.zeros(3, num_bins, dtype=torch.float64, device=device)  # count, confidence, right
-    for batch, hidden_ND in _passes(model, windows, reference.manifest["num_windows"], device):
-        length = batch.tokens_BL.shape[0]
-        teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[seen : seen + length]))
+    for start, batch, hidden_ND in _passes(
+        model, windows, reference.manifest["num_windows"], ranks
+    ):
+        stop = start + batch.tokens_BL.shape[0]
+        teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[start:stop]))
         teacher_ND = teacher_hidden.reshape(len(hidden_ND), -1).to(device)
-        seen += length
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
         for part, student_CV in _logits(hidden_ND, student_head):
             mask_C = mask_N[part]
             student_CV = student_CV[mask_C].log_softmax(-1)
             teacher_CV = teacher_head(teacher_ND[part][mask_C]).float().log_softmax(-1)
-            kl += float((teacher_CV.exp() * (teacher_CV - student_CV)).sum())
+            kl += (teacher_CV.exp() * (teacher_CV - student_CV)).sum().double()
             confidence_C, top_C = student_CV.max(-1)
             agree += int((top_C == teacher_CV.argmax(-1)).sum())
             right_C = (top_C == targets_N[part][mask_C]).double()
@@ -206,9 +219,11 @@ def compare(
                 bins[row].index_add_(0, bin_C, value)
         valid += int(mask_N.sum())
     model.train()
+    ranks.add(kl, bins)
+    agree, valid = ranks.total(agree), ranks.total(valid)
     ece = float((bins[1] - bins[2]).abs().sum()) / valid
     return {
-        "teacher_kl": kl / valid,
+        "teacher_kl": float(kl) / valid,
         "top1_agreement": agree / valid,
         "ece": ece,
         "teacher_loss": reference.manifest["teacher_loss"],

@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,10 @@ from pdx.files import locked, publish, read_json, write_json, write_text
 from pdx.models import quiet_transformers
 from pdx.prepare import Shared
 from pdx.provenance import git_diff, provenance
+from pdx.ranks import Ranks
+from pdx.spread import spread
 from pdx.train import train
+from pdx.world import num_ranks, world
 
 Observe = Callable[[int, dict[str, float]], bool]
 
@@ -67,28 +69,38 @@ def execute(
             write_text(
                 run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
             )
-            result = _Execution(run, env, run_dir, observe, quiet, must_end).result()
+            if num_ranks(run, env) > 1:  # while only this process waits for it
+                Shared.of(run, env).ensure(run.num_windows)
+            with world(run, env) as ranks:
+                result = _Execution(run, env, ranks, observe, quiet, must_end).result()
             if result["status"] != "pruned":
                 write_json(path, result)
                 checkpoint.drop(run_dir)
     return result
 
 
+def take_part(run: Run, env: Env, ranks: Ranks) -> None:
+    """Be one of the ranks of a run that rank 0 executes."""
+    quiet_transformers()
+    _Execution(run, env, ranks, quiet=True).result()
+
+
 class _Execution:
-    """The state of one run while it is under way."""
+    """The state of one run while it is under way, in one of its processes: rank 0 writes."""
 
     def __init__(
         self,
         run: Run,
         env: Env,
-        run_dir: Path,
-        observe: Observe | None,
-        quiet: bool,
-        must_end: Callable[[], bool],
+        ranks: Ranks,
+        observe: Observe | None = None,
+        quiet: bool = False,
+        must_end: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.run, self.env, self.run_dir, self.observe = run, env, run_dir, observe
+        self.run, self.env, self.ranks, self.observe = run, env, ranks, observe
+        self.run_dir = env.paths.runs / run.run_id
         self.quiet, self.pruned = quiet, False
-        self.keeper = checkpoint.Keeper(run_dir, env.checkpoint_seconds, must_end)
+        self.keeper = checkpoint.Keeper(self.run_dir, env.checkpoint_seconds, must_end, ranks)
         self.bar = tqdm(
             total=run.num_steps * run.batch_tokens,
             desc=run.run_id,
@@ -100,7 +112,7 @@ class _Execution:
     def result(self) -> dict[str, Any]:
         """Train, evaluate, save."""
         run, began = self.run, time.monotonic()
-        self.shared = shared = Shared.of(run, self.env)
+        self.shared = shared = Shared.of(run, self.env, self.ranks.device)
         self.device, self.val = shared.device, shared.token_set.windows("val")
         if not self.quiet:
             print(
@@ -113,6 +125,7 @@ class _Execution:
             shared.token_set.vocab_size, shared.token_set.seq_len, run.train.seed
         ).to(self.device)
         self.student.train()
+        self.spread = spread(self.student, self.ranks, self.env.sharding)
         _reset_peak_memory(self.device)
         status, reason = "complete", None
         try:
@@ -121,17 +134,20 @@ class _Execution:
                 status, reason = "pruned", "worse than its peers at the same share done"
             else:
                 metrics |= self._evaluate()
-                with publish(self.run_dir / "model") as directory:
-                    self.student.save_pretrained(directory)
+                weights = self.spread.weights()
+                if self.ranks.leads:
+                    with publish(self.run_dir / "model") as directory:
+                        self.student.save_pretrained(directory, state_dict=weights)
         except Diverged as err:
             # A measurement: a finite bad value, that of knowing nothing (docs/decisions/0004).
             status, reason = "diverged", str(err)
             worst = float(torch.tensor(float(shared.token_set.vocab_size)).log())
             metrics = {"val/loss": worst, "test/loss": worst}
         self.bar.close()
-        if diff := git_diff():
+        if self.ranks.leads and (diff := git_diff()):
             write_text(self.run_dir / "uncommitted.diff", diff)
-        metrics["perf/peak_memory_gib"] = _peak_memory(self.device) / 2**30
+        # Of the process that took most: what one device must hold.
+        metrics["perf/peak_memory_gib"] = self.ranks.most(_peak_memory(self.device)) / 2**30
         metrics.pop("tokens", None)
         return {
             "run_id": run.run_id,
@@ -140,17 +156,22 @@ class _Execution:
             "seconds": time.monotonic() - began,
             "metrics": metrics,
             "facts": facts_of(run, self.env, shared.token_set),
-            "provenance": provenance() | {"device": str(self.device)},
+            "provenance": provenance() | {"device": str(self.device)} | self._layout(),
         }
+
+    def _layout(self) -> dict[str, Any]:
+        """How it ran: on how many devices, so that hours of them can be told from seconds."""
+        return {"num_ranks": self.ranks.world_size, "sharding": self.env.sharding}
 
     def _train(self) -> dict[str, float]:
         run, shared = self.run, self.shared
         store = shared.open_store() if run.is_stored else None
         live = run.loss.needs_teacher and store is None
         teacher = shared.load_teacher(run.teacher) if live else None
-        feed = Feed(run, shared.train_windows, self.device, store, teacher)
-        state = checkpoint.load(self.run_dir, self.device)
-        self._open_log(state)
+        feed = Feed(run, shared.train_windows, self.device, store, teacher, self.ranks)
+        state = checkpoint.load(self.run_dir, torch.device("cpu"))
+        if self.ranks.leads:
+            self._open_log(state)
         metrics = train(
             run,
             self.student,
@@ -159,6 +180,7 @@ class _Execution:
             self._report,
             self.keeper,
             state,
+            self.spread,
         )
         seconds = max(metrics["perf/train_seconds"], 1e-9)
         metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
@@ -166,7 +188,7 @@ class _Execution:
 
     def _held_out(self, split: str, num_tokens: int) -> dict[str, float]:
         windows = self.shared.token_set.windows(split)
-        measured = held_out_loss(self.student, windows, num_tokens, self.device)
+        measured = held_out_loss(self.student, windows, num_tokens, self.ranks)
         if not math.isfinite(measured["loss"]):  # the last step's update was its end
             raise Diverged(f"loss on {split} is not finite; lower optim.peak_lr or warm up longer.")
         return {f"{split}/{name}": value for name, value in measured.items()}
@@ -178,7 +200,7 @@ class _Execution:
         reference: Reference | None = self.shared.reference()
         if reference is not None:
             measured = compare(
-                self.student, reference, self.val, evaluation.num_calibration_bins, self.device
+                self.student, reference, self.val, evaluation.num_calibration_bins, self.ranks
             )
             metrics |= {f"val/{name}": value for name, value in measured.items()}
         return metrics
@@ -201,13 +223,16 @@ class _Execution:
             self.bar.initial = self.bar.n = step * self.run.batch_tokens  # not this process's speed
 
     def _report(self, step: int, metrics: dict[str, float]) -> bool:
+        stop = self._say(step, metrics) if self.ranks.leads else False
+        self.pruned = self.ranks.agree(stop and step < self.run.num_steps)
+        return self.pruned
+
+    def _say(self, step: int, metrics: dict[str, float]) -> bool:
         with open(self.log, "a") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
         self.bar.update(metrics["tokens"] - self.bar.n)
         self.bar.set_postfix(loss=f"{metrics['train/loss']:.3f}", refresh=False)
-        if self.observe and self.observe(step, metrics) and step < self.run.num_steps:
-            self.pruned = True
-        return self.pruned
+        return self.observe is not None and self.observe(step, metrics)
 
 
 def _reset_peak_memory(device: torch.device) -> None:

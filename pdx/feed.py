@@ -10,6 +10,7 @@ from torch import Tensor
 from pdx.config import Run
 from pdx.data import Windows, window_order
 from pdx.frozen import FrozenTeacher, autocast
+from pdx.ranks import Ranks
 from pdx.signal import TeacherSignal
 from pdx.store.reader import Store
 
@@ -33,7 +34,8 @@ class MicroBatch(NamedTuple):
 class Feed:
     """Step -> micro-batches: a pure function, so that resuming needs no state.
 
-    ``store`` or ``teacher`` gives the signal; with neither, the run reads no teacher.
+    ``store`` or ``teacher`` gives the signal; with neither, the run reads no teacher. Of several
+    ranks each reads its own equal part of every step's windows.
     """
 
     def __init__(
@@ -43,26 +45,26 @@ class Feed:
         device: torch.device,
         store: Store | None = None,
         teacher: FrozenTeacher | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.run, self.windows, self.device = run, windows, device
         self.store, self.teacher = store, teacher
+        self.ranks = ranks or Ranks.alone(device)
         # The first windows of the split serve every seed: one capture is enough for all of them.
         self.num_used = min(run.num_windows, windows.num_windows)
 
     def __call__(self, step: int) -> list[MicroBatch]:
         """The micro-batches of one step."""
-        train = self.run.train
+        train, share = self.run.train, self.run.train.batch_size // self.ranks.world_size
         order = window_order(
             self.windows.num_windows,
             self.num_used,
             train.seed,
-            step * train.batch_size,
-            train.batch_size,
+            step * train.batch_size + self.ranks.rank * share,
+            share,
         )
-        return [
-            self._micro_batch(part)
-            for part in np.split(order, train.batch_size // train.micro_batch_size)
-        ]
+        size = train.micro_batch_size
+        return [self._micro_batch(order[i : i + size]) for i in range(0, share, size)]
 
     def _micro_batch(self, index_B: np.ndarray) -> MicroBatch:
         batch = self.windows.batch(index_B)

@@ -39,6 +39,11 @@ class Head:
         return logits_CV
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from the ranks that hold its shards; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore
+
+
 def head_of(model: Any, vocab_size: int | None = None) -> Head:
     """The head of any causal language model of transformers, cut to ``vocab_size`` rows."""
     output = model.get_output_embeddings()
@@ -53,8 +58,8 @@ def head_of(model: Any, vocab_size: int | None = None) -> Head:
     if scale is None:
         scale = 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     return Head(
-        weight_VD=output.weight[:vocab_size],
-        bias_V=None if bias is None else bias[:vocab_size],
+        weight_VD=whole(output.weight)[:vocab_size],
+        bias_V=None if bias is None else whole(bias)[:vocab_size],
         softcap=getattr(config, "final_logit_softcapping", None),
         scale=float(scale),
     )

@@ -39,9 +39,9 @@ class Shared:
     token_set: TokenSet
 
     @classmethod
-    def of(cls, run: Run, env: Env) -> "Shared":
+    def of(cls, run: Run, env: Env, device: torch.device | None = None) -> "Shared":
         """Prepare the tokens, and refuse a run that they cannot feed."""
-        shared = cls(run, env, device_of(env), prepare(run.data, env.paths))
+        shared = cls(run, env, device or device_of(env), prepare(run.data, env.paths))
         shared.check_epochs()
         top_k = getattr(run.signal, "top_k", 1) if run.loss.needs_teacher else 1
         if top_k > shared.token_set.vocab_size:
@@ -181,10 +181,10 @@ class Shared:
 
     def ensure(self, num_windows: int) -> None:
         """Make everything that this run, and others like it, will ask for."""
-        if self.run.loss.needs_teacher:
+        if self.run.is_stored:
+            self.ensure_store(num_windows)
+        elif self.run.loss.needs_teacher:
             self.ensure_teacher(self.run.teacher)
-            if self.run.is_stored:
-                self.ensure_store(num_windows)
         self.reference()
 
 

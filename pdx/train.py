@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
 
 from pdx.build import check
 from pdx.checkpoint import Keeper
-from pdx.errors import Diverged
-from pdx.models import head_of, hidden_states
+from pdx.models import hidden_states
+from pdx.ranks import Ranks
 from pdx.reduce import backward
+from pdx.spread import Replica, clip_gradients
+from pdx.tally import Tally, raise_if_diverged, training_metrics
 
 if TYPE_CHECKING:
     from pdx.config import Run
@@ -80,31 +81,32 @@ def train(
     report: Report,
     keeper: Keeper,
     state: dict[str, Any] | None = None,
+    spread: Replica | None = None,
 ) -> dict[str, float]:
     """Train ``student`` in place; return the metrics of its last report.
 
     Args:
-        feed: step -> micro-batches with their signal; a pure function of the step.
+        feed: step -> this rank's micro-batches with their signal; a pure function of the step.
         evaluate: held-out metrics of the student as it stands.
-        report: gets step and metrics, and says whether to stop early.
+        report: gets step and metrics, and says whether to stop early, on every rank the same.
         keeper: keeps checkpoints: now and then, and where the run stops early.
         state: a checkpoint to go on from.
+        spread: the student over the ranks of the run; null where this process is alone.
 
     Raises:
         Diverged: a gradient norm was not finite.
         Paused: the keeper was told to end; the run is saved.
     """
-    optimizer = run.optim.init(student)
-    sums, seconds, first = _zero_sums(feed.device), 0.0, 0
+    spread = spread or Replica(student, Ranks.alone(feed.device))
+    ranks, optimizer = spread.ranks, run.optim.init(student)
+    tally, seconds, first = Tally(ranks), 0.0, 0
     if state is not None:
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        sums, seconds, first = state["sums"], state["seconds"], state["step"]
+        spread.load(optimizer, state)
+        tally, seconds, first = Tally.of(state["sums"], ranks), state["seconds"], state["step"]
     num_steps, num_evals = run.num_steps, run.train.num_evals
     eval_steps = {max(1, round(num_steps * (i + 1) / num_evals)) for i in range(num_evals)}
     log_every = max(1, num_steps // NUM_LOGS)
     forward = torch.compile(hidden_states) if run.train.compile else hidden_states
-    head = head_of(student)
     metrics: dict[str, float] = {}
     mark = time.monotonic()
 
@@ -112,21 +114,24 @@ def train(
         # ---- checkpoint, eval, log ---------------------------------------------------
         if step > first and keeper.due():
             passed = seconds + time.monotonic() - mark
-            keeper.save(_state(student, optimizer, step, sums, passed))
+            keeper.save(_state(spread, optimizer, step, tally.over_ranks(), passed))
         # Also where a checkpoint taken up was saved: it stands before its step's own report.
         if step > 0 and (step in eval_steps or step % log_every == 0):
-            _raise_if_diverged(step, sums)
+            sums = tally.over_ranks()
+            raise_if_diverged(step, sums)
             seconds += time.monotonic() - mark  # training only: what follows is not counted
-            metrics = _training_metrics(sums, seconds, step, run)
+            metrics = training_metrics(
+                sums, seconds, step * run.batch_tokens, run.loss.needs_teacher
+            )
             metrics["train/lr"] = optimizer.param_groups[0]["lr"]
-            unreported, sums = sums, _zero_sums(feed.device, seconds)
+            tally = Tally(ranks, seconds)
             if step in eval_steps:
                 metrics |= evaluate()
             stop = report(step, metrics)
             if step == num_steps:
                 break
             if stop:  # what goes on from here one day reports this step again
-                keeper.save(_state(student, optimizer, step, unreported, seconds))
+                keeper.save(_state(spread, optimizer, step, sums, seconds))
                 break
             mark = time.monotonic()
 
@@ -134,7 +139,8 @@ def train(
         fraction = (step + 0.5) / num_steps
         kd_weight = run.mix(fraction) if run.loss.needs_teacher else 0.0
         micro_batches = feed(step)
-        num_valid = sum(b.num_valid for b in micro_batches)
+        num_valid = ranks.total(sum(b.num_valid for b in micro_batches))
+        head = spread.head()
         for batch in micro_batches:
             with feed.autocast():
                 hidden_BLD = forward(student, batch.tokens_BL, batch.document_BL)
@@ -148,12 +154,10 @@ def train(
                     kd_weight,
                     num_valid,
                 )
-            sums["ce"] += ce
-            sums["kd"] += kd
-            sums["loss"] += (1 - kd_weight) * ce + kd_weight * kd
-        sums["num_valid"] += num_valid
-        grad_norm = nn.utils.clip_grad_norm_(student.parameters(), run.optim.clip_norm)
-        sums["bad"] += ~torch.isfinite(grad_norm)
+            tally.add(ce, kd, kd_weight)
+        spread.add_gradients()
+        grad_norm = clip_gradients(student, run.optim.clip_norm)
+        tally.add_step(num_valid, grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * run.schedule(fraction)
         optimizer.step()
@@ -161,43 +165,11 @@ def train(
     return metrics
 
 
-def _zero_sums(device: torch.device, seconds: float = 0.0) -> dict[str, Any]:
-    """Sums since the last report; on the device, so that no step waits for it."""
-    zeros: dict[str, Any] = {k: torch.zeros((), device=device) for k in ("loss", "ce", "kd", "bad")}
-    return zeros | {"num_valid": 0, "seconds": seconds}
-
-
-def _raise_if_diverged(step: int, sums: dict[str, Any]) -> None:
-    if float(sums["bad"]) > 0 or not torch.isfinite(sums["loss"]):
-        raise Diverged(
-            f"by step {step}: gradient or loss is not finite; lower optim.peak_lr or warm up "
-            "longer."
-        )
-
-
-def _training_metrics(
-    sums: dict[str, Any], seconds: float, step: int, run: "Run"
-) -> dict[str, float]:
-    num_valid = sums["num_valid"]
-    metrics = {
-        "tokens": float(step * run.batch_tokens),
-        "train/loss": float(sums["loss"]) / num_valid,
-        "train/ce_loss": float(sums["ce"]) / num_valid,
-        "perf/tokens_per_second": num_valid / max(seconds - sums["seconds"], 1e-9),
-        "perf/train_seconds": seconds,
-    }
-    if run.loss.needs_teacher:
-        metrics["train/kd_loss"] = float(sums["kd"]) / num_valid
-    return metrics
-
-
 def _state(
-    student: Any, optimizer: torch.optim.Optimizer, step: int, sums: dict[str, Any], seconds: float
+    spread: Replica,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    sums: dict[str, Any],
+    seconds: float,
 ) -> dict[str, Any]:
-    return {
-        "student": student.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "sums": sums,
-        "seconds": seconds,
-    }
+    return spread.state(optimizer) | {"step": step, "sums": sums, "seconds": seconds}

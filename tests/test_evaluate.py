@@ -20,9 +20,10 @@ from pdx.errors import ConfigError
 from pdx.evaluate import Reference, compare, held_out_loss, windows_in
 from pdx.execute import execute
 from pdx.prepare import Shared
+from pdx.ranks import Ranks
 
 Tiny = Callable[..., tuple[Run, Env]]
-CPU = torch.device("cpu")
+ALONE = Ranks.alone(torch.device("cpu"))
 SETTINGS = ["teacher.init_std=0.3", "teacher.num_tokens=4096", "student.init_std=0.3"]
 SETTINGS += ["eval.num_tokens_teacher=1300", "data.num_tokens_val=2048"]  # 20 windows of 32
 
@@ -86,7 +87,7 @@ def rows(windows: Any, count: int, model: Any, teacher: Any) -> list[Row]:
 def test_held_out_loss_is_its_oracle(shared: Shared, student: Any, mask: bool):
     val = shared.token_set.windows("val")
     windows: Any = Masked(val) if mask else val
-    found = held_out_loss(student, windows, 1500, CPU)
+    found = held_out_loss(student, windows, 1500, ALONE)
     nats = [-row.student[row.target] for row in rows(windows, 23, student, student)]
     num_bytes = int(val.window_bytes(np.arange(23)).sum())
     assert len(nats) == 23 * (21 if mask else 64)
@@ -108,7 +109,7 @@ def test_comparison_is_its_oracle(
     Reference.build(tmp_path / "reference", frozen, windows, 1300)
     reference, teacher = Reference(tmp_path / "reference"), frozen.model
     assert reference.manifest["num_windows"] == 20
-    found = compare(student, reference, windows, num_bins, CPU)
+    found = compare(student, reference, windows, num_bins, ALONE)
     kl, agree, bins = [], 0, [[0, 0.0, 0] for _ in range(num_bins)]
     table = rows(windows, 20, student, teacher)
     for row in table:
@@ -133,9 +134,9 @@ def test_a_teacher_compared_with_itself(shared: Shared):
     reference, val = shared.reference(), shared.token_set.windows("val")
     assert reference is not None
     model = shared.load_teacher(shared.run.teacher).model
-    found = compare(model, reference, val, 10, CPU)
+    found = compare(model, reference, val, 10, ALONE)
     assert abs(found["teacher_kl"]) < 1e-6 and found["top1_agreement"] == 1.0
-    own = held_out_loss(model, val, 1300, CPU)
+    own = held_out_loss(model, val, 1300, ALONE)
     assert found["teacher_loss"] == pytest.approx(own["loss"], rel=1e-6)
 
 
@@ -148,9 +149,9 @@ def test_perfect_and_worthless_confidence(shared: Shared):
         for parameter in model.parameters():
             parameter.zero_()
     right = np.mean(val.ids(np.arange(20))[:, 1:] == 0)  # equal logits: the first token is on top
-    found = compare(model, reference, val, 10, CPU)
+    found = compare(model, reference, val, 10, ALONE)
     assert found["ece"] == pytest.approx(abs(right - 1 / 32), abs=1e-6)
-    assert held_out_loss(model, val, 9999, CPU)["loss"] == pytest.approx(math.log(32))
+    assert held_out_loss(model, val, 9999, ALONE)["loss"] == pytest.approx(math.log(32))
 
 
 def test_the_teachers_pass_is_kept(shared: Shared, monkeypatch: pytest.MonkeyPatch):

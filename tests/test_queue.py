@@ -19,7 +19,7 @@ from pdx.files import free_lock
 from pdx.sweep import presence, study
 from pdx.sweep.budget import Budget
 from pdx.sweep.isolated import Outcome, Task
-from pdx.sweep.local import visible_gpus
+from pdx.sweep.local import slots_of, visible_gpus, workers_of
 from pdx.sweep.plan import Plan, Point
 from pdx.sweep.planner import GRID
 from pdx.sweep.presence import is_alive, sign_on
@@ -470,6 +470,33 @@ def test_slots_are_the_gpus_that_this_process_may_see(
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_gpus(asked) == slots
+
+
+@pytest.mark.parametrize(
+    ("asked", "slots"),
+    [
+        ([], ("0", "1", "2", "3", "4")),
+        (["env.workers_per_gpu=2", "env.gpus=[0,1]"], ("0", "1", "0", "1")),
+        (["env.gpus_per_run=2", "train.micro_batch_size=4"], ("0,1", "2,3")),
+        (["env.gpus=null"], ()),
+    ],
+)
+def test_a_slot_is_the_gpus_of_one_run(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, asked: list[str], slots: tuple[str, ...]
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    env = tiny(*asked)[1]
+    assert slots_of(env) == slots
+    assert workers_of(env) == (len(slots) or len(os.sched_getaffinity(0)))
+
+
+def test_a_run_that_takes_more_gpus_than_there_are_is_refused(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    env = tiny("env.gpus_per_run=4", "train.micro_batch_size=2")[1]
+    with pytest.raises(SweepError, match=r"env\.gpus_per_run=4: 3 are visible .*at most that many"):
+        slots_of(env)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):

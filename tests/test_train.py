@@ -58,7 +58,7 @@ class Forgetful(Keeper):
     """Never saves."""
 
     def __init__(self) -> None:
-        self.must_end = lambda: False
+        super().__init__(Path(), 0.0)
 
     def due(self) -> bool:
         return False

@@ -14,7 +14,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401  seconds, paid onc
 from pdx.checkpoint import Paused
 from pdx.config import run_of_resolved
 from pdx.env import Env
-from pdx.errors import PdxError
+from pdx.errors import PdxError, RankLost
 from pdx.execute import execute, use_threads
 from pdx.sweep.isolated import Outcome, Task
 from pdx.tracking import RunLog, SweepLog
@@ -60,6 +60,8 @@ def _run_point(task: Task, must_end: Callable[[], bool]) -> Outcome:
         return Outcome("paused", reason=str(err))
     except (torch.OutOfMemoryError, MemoryError) as err:
         outcome = Outcome("oom", reason=f"out of memory: {err}")
+    except RankLost as err:  # nothing is wrong with the run: it is worth another try
+        outcome = Outcome("lost", reason=str(err))
     except PdxError as err:
         outcome = Outcome("failed", reason=f"{type(err).__name__}: {err}")
     except Exception as err:  # a bug in one point must not end the sweep

@@ -47,16 +47,26 @@ def visible_gpus(gpus: Any) -> list[str]:
 def slots_of(env: Env) -> tuple[str, ...]:
     """CUDA_VISIBLE_DEVICES of each slot on this machine; empty where there is no GPU.
 
-    Each GPU stands in it once before any stands in it twice.
+    A slot is ``env.gpus_per_run`` GPUs. Each stands in it once before any stands in it twice.
+
+    Raises:
+        SweepError: fewer GPUs than one run takes.
     """
-    return tuple(visible_gpus(env.gpus)) * env.workers_per_gpu
+    gpus, size = visible_gpus(env.gpus), env.gpus_per_run
+    if gpus and len(gpus) < size:
+        raise SweepError(
+            f"env.gpus_per_run={size}: {len(gpus)} are visible (env.gpus={env.gpus}); use at most "
+            "that many."
+        )
+    groups = [gpus[i : i + size] for i in range(0, len(gpus) - size + 1, size)]
+    return tuple(",".join(group) for group in groups) * env.workers_per_gpu
 
 
 def workers_of(env: Env) -> int:
     """Runs at once: as asked, or one a slot, or one a core."""
     if env.num_workers != "auto":
         return env.num_workers
-    return len(slots_of(env)) or len(os.sched_getaffinity(0))
+    return len(slots_of(env)) or max(1, len(os.sched_getaffinity(0)) // env.gpus_per_run)
 
 
 def launch(
