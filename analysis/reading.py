@@ -11,7 +11,8 @@ import pandas as pd
 from .aggregate import human
 from .captions import slice_name
 from .compute import ACCOUNTINGS
-from .results import Results, best_values, numeric_params
+from .results import Results
+from .swept import best_values, numeric_params
 
 ENOUGH_SEEDS = 3
 MOST_SENTENCES = 12
