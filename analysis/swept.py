@@ -59,3 +59,16 @@ def numeric_params(results: Results) -> list[str]:
         if len(np.unique(column.to_numpy(dtype=float))) > 1:
             found.append(name)
     return found
+
+
+def swept_rate(results: Results) -> str | None:
+    """The learning rate's parameter, if the plan tries some setting at more than one.
+
+    Asked of the plan and not of what finished: where all runs but those of one rate diverged, the
+    rate was swept all the same.
+    """
+    for name in results.roles.learning_rates:
+        groups = results.runs.groupby(["recipe", "size", "num_tokens"], dropna=False)
+        if (groups[name].nunique() > 1).any():
+            return name
+    return None

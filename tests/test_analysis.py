@@ -17,6 +17,7 @@ from pdx.analysis.compute import ACCOUNTINGS
 from pdx.analysis.fit import Fit, FitError, fit
 from pdx.analysis.laws import LAWS, Law, PowerLaw, PowerLawOffset
 from pdx.analysis.panels import draw_all
+from pdx.analysis.reading import does_not_show
 from pdx.analysis.report import remake_command, write_report
 from pdx.analysis.results import Results, analyse
 from pdx.analysis.solve import Problem
@@ -523,7 +524,8 @@ def test_bars_are_the_range_of_two_seeds_and_the_t_interval_of_three(
 
 def test_every_size_has_a_tick_and_no_name_overlaps_another(tmp_path: Path) -> None:
     sizes = {"s10k": 11_000, "s30k": 31_000, "s60k": 62_000, "s100k": 94_000, "s300k": 305_000}
-    drawn = {f.name: f.figure for f in draw_all(analyse(*make_sweep(tmp_path, sizes=sizes)))}
+    found = analyse(*make_sweep(tmp_path, sizes=sizes), num_resamples=5)
+    drawn = {f.name: f.figure for f in draw_all(found)}
     for name in ("loss_by_size", "gain_by_size", "loss_by_compute"):
         figure = drawn[name]
         figure.draw_without_rendering()
@@ -587,6 +589,7 @@ def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert "The learning rate was not tuned" in text and "charged whole to every single run" in text
     assert all(path.stat().st_size > 5000 for path in files.figures)
     assert {path.suffix for path in files.figures} == {".png", ".pdf"}
+    assert 'class="words">' in text  # long cells get room to be read in
     assert files.table.name == "runs.parquet"
     fits = [Fit.from_json(entry["fit"]) for entry in json.loads(files.fits.read_text())]
     control = next(f for f in fits if f.law == "power_law_offset")
@@ -633,6 +636,30 @@ def test_a_swept_learning_rate_is_chosen_drawn_and_judged(tmp_path: Path) -> Non
     kept = analyse(sweep_dir, runs_dir).chosen
     kept = kept[(kept["size"] == "s10k") & (kept["recipe"] == "forward_kl")]
     assert set(kept["optim.peak_lr"]) == {0.002}  # survivors of a diverging rate do not win
+
+
+def test_a_rate_whose_rivals_all_diverged_was_swept_all_the_same(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(
+        tmp_path, sizes={"s10k": 11_000}, rates=(0.002, 0.004), controls={1: ("s10k",)}
+    )
+    lost = run_ids(sweep_dir, optim__peak_lr=0.004)
+    for run_id in lost:
+        edit_result(runs_dir, run_id, status="diverged", reason="loss is nan")
+    limits = " ".join(does_not_show(analyse(sweep_dir, runs_dir, num_resamples=2)))
+    assert "optim.peak_lr was swept here" in limits and "not tuned here" not in limits
+    assert f"{len(lost)} of {2 * len(lost)} runs diverged ({len(lost)} at 0.004)" in limits
+
+
+def test_a_control_at_another_rate_is_said_to_be(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000})
+    path = sweep_dir / "plan.json"
+    raw = json.loads(path.read_text())
+    for point in raw["points"]:
+        if point["params"]["loss"] == "none":
+            point["config"]["optim"]["peak_lr"] = 0.002
+    path.write_text(json.dumps(raw))
+    limits = " ".join(does_not_show(analyse(sweep_dir, runs_dir, num_resamples=2)))
+    assert "2 of 2 pairs differ in it (such as 0.004 against the control's 0.002)" in limits
 
 
 def test_remake_command() -> None:
