@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pdx.build import build, check
+from pdx.build import build, check, did_you_mean
 from pdx.data import tokens
 from pdx.env import Env
 from pdx.errors import ConfigError
@@ -49,7 +49,8 @@ class Run:
             self.train.num_tokens >= batch_tokens,
             "train.num_tokens",
             self.train.num_tokens,
-            f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens",
+            f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens; "
+            f"set at least {batch_tokens}",
         )
         if self.teacher.is_same:
             raise ConfigError(
@@ -71,14 +72,15 @@ class Run:
                 f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
                 "that must both sum to one on the support; use signal.tail=bucket or signal=full."
             )
-        vocab_size = getattr(self.data, "vocab_size", None)
+        vocab_size = self.data.vocab_size
         top_k = getattr(self.signal, "top_k", 1)
         if vocab_size is not None:
             check(
                 top_k <= vocab_size,
                 "signal.top_k",
                 top_k,
-                f"must not exceed the vocabulary, data.vocab_size={vocab_size}",
+                f"must not exceed the vocabulary, data.vocab_size={vocab_size}; "
+                f"use signal.top_k={vocab_size} or less",
             )
         if self.is_stored:
             self.store.check_serves(self.signal)
@@ -136,7 +138,15 @@ def run_of(cfg: DictConfig) -> tuple[Run, Env]:
     Raises:
         ConfigError: any key, value or combination that cannot be run.
     """
+    known = [*(f.name for f in fields(Run)), "env"]
+    for key in map(str, cfg):
+        if key not in (*known, "hydra"):
+            raise ConfigError(
+                f"{key}={cfg[key]}: unknown key.{did_you_mean(key, known)} "
+                f"Known: {', '.join(known)}."
+            )
     env = build(cfg.env, "env")
+    env.check_outputs()
     parts = {}
     for field in fields(Run):
         node = cfg.get(field.name)
