@@ -18,7 +18,7 @@ from pdx.build import build, check, find_class
 from pdx.config import Run, config_of, identity, resolved, run_of, run_of_resolved
 from pdx.env import Env
 from pdx.errors import ConfigError
-from pdx.prepare import device_of
+from pdx.prepare import Shared, device_of
 
 Compose = Callable[..., Any]
 Tiny = Callable[..., tuple[Run, Env]]
@@ -32,7 +32,6 @@ ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
-    "data/synthetic": ["signal.top_k=32"],
 }
 
 
@@ -85,6 +84,17 @@ def test_every_value_of_every_axis_builds(compose_cfg: Compose, file: Path):
         is_dataclass(built)
         and f"{type(built).__module__}.{type(built).__name__}" == node(file)._target_
     )
+
+
+@pytest.mark.parametrize("name", values("data"))
+def test_every_data_value_feeds_the_defaults(compose_cfg: Compose, name: str, tmp_path: Path):
+    """Student, teacher and signal as they come, where the value needs no text of the user's."""
+    cfg = compose_cfg(f"data={name}", "train.num_tokens=20000", f"env.outputs={tmp_path}")
+    if {"paths", "name"} & {*cfg.data}:
+        pytest.skip("needs text that the user names")
+    run, env = run_of(cfg)
+    for shared in (Shared.of(run, env), Shared.of(run.evaluation_teacher.run(run), env)):
+        assert shared.num_epochs <= 1
 
 
 def test_the_config_surface_is_golden():
