@@ -14,9 +14,11 @@ from scipy import stats
 
 from .table import Plan
 
+SIZE_NAME = "num_params_non_embedding"
 NO_DISTILLATION = "no distillation"
 LEARNING_RATE_NAMES = ("peak_lr", "lr", "learning_rate")
 TOKEN_NAMES = ("num_tokens", "tokens_per_param")
+ENOUGH_SEEDS = 3  # of two, a t interval is 13 standard errors each way and says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +107,13 @@ def keep_best_learning_rate(runs: pd.DataFrame, plan: Plan, metric: str) -> pd.D
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over seeds; no interval (NaN) from a single value."""
+    """A mean over seeds with its range; no interval (NaN) from a single value."""
 
     mean: float
     low: float
     high: float
+    least: float
+    most: float
     num: int
 
 
@@ -117,17 +121,45 @@ def mean_interval(values: pd.Series | np.ndarray, level: float = 0.95) -> Interv
     """Mean and Student-t interval of the finite values."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
-    if len(finite) < 2:
-        mean = float(finite[0]) if len(finite) else float("nan")
-        return Interval(mean=mean, low=float("nan"), high=float("nan"), num=len(finite))
-    mean = float(finite.mean())
-    error = float(finite.std(ddof=1)) / np.sqrt(len(finite))
-    reach = float(stats.t.ppf(0.5 + level / 2, len(finite) - 1)) * error
-    return Interval(mean=mean, low=mean - reach, high=mean + reach, num=len(finite))
+    num = len(finite)
+    if num == 0:
+        return Interval(**dict.fromkeys(("mean", "low", "high", "least", "most"), np.nan), num=0)
+    mean, reach = float(finite.mean()), float("nan")
+    if num > 1:
+        error = float(finite.std(ddof=1)) / np.sqrt(num)
+        reach = float(stats.t.ppf(0.5 + level / 2, num - 1)) * error
+    ends = {"least": float(finite.min()), "most": float(finite.max())}
+    return Interval(mean=mean, low=mean - reach, high=mean + reach, num=num, **ends)
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, float]:
+    """What a table holds of an interval: ``name``, ``name/low``, ``name/high`` and so on."""
+    return {
+        name: interval.mean,
+        f"{name}/low": interval.low,
+        f"{name}/high": interval.high,
+        f"{name}/min": interval.least,
+        f"{name}/max": interval.most,
+        f"{name}/num": interval.num,
+    }
+
+
+def bar_ends(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where a figure's bars end: at the t interval, or at the extremes of fewer than three seeds.
+
+    NaN where there is one seed.
+    """
+    num = table[f"{name}/num"].to_numpy(dtype=float)
+    ends = []
+    for interval, extreme in (("low", "min"), ("high", "max")):
+        end = table[f"{name}/{interval}"].to_numpy(dtype=float)
+        few = np.where(num > 1, table[f"{name}/{extreme}"].to_numpy(dtype=float), np.nan)
+        ends.append(np.where(num >= ENOUGH_SEEDS, end, few))
+    return ends[0], ends[1]
 
 
 def aggregate(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """One row per setting: each metric's mean over seeds with ``/low``, ``/high`` and ``/num``."""
+    """One row per setting: each metric's mean over seeds with its `interval_columns`."""
     keys = ["setting", "recipe", "series", "size", "is_control"]
     rows = []
     for values, group in runs.groupby(keys, sort=False):
@@ -135,9 +167,7 @@ def aggregate(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         for fact in ("num_params_non_embedding", "num_tokens", "token_multiple", "learning_rate"):
             row[fact] = group[fact].astype(float).mean()
         for metric in metrics:
-            interval = mean_interval(group[metric].astype(float))
-            row[metric], row[f"{metric}/num"] = interval.mean, interval.num
-            row[f"{metric}/low"], row[f"{metric}/high"] = interval.low, interval.high
+            row |= interval_columns(metric, mean_interval(group[metric].astype(float)))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(

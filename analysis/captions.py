@@ -7,11 +7,11 @@
 
 from collections.abc import Sequence
 
-from .aggregate import NO_DISTILLATION, human
+from .aggregate import ENOUGH_SEEDS, NO_DISTILLATION, SIZE_NAME, human
 from .compute import ACCOUNTINGS
-from .results import SIZE_NAME, Results
+from .results import Results
 
-SIZE_LABEL = "student parameters, non-embedding"
+SIZE_LABEL = "student size (non-embedding)"
 METRIC_LABELS = {
     "val/loss": "held-out loss (nats/token)",
     "test/loss": "test loss (nats/token)",
@@ -63,14 +63,11 @@ def caption_loss(results: Results, charged: bool) -> str:
         if laws
         else "No curve is fitted: too few distinct sizes."
     )
-    seeds = sorted(
-        {int(n) for c in results.curves for n in c.points.groupby("x")["seed"].nunique()}
-    )
+    seeds = [int(n) for c in results.curves for n in c.points.groupby("x")["seed"].nunique()]
     text = (
-        f"Points are means over seeds (n = {span(seeds)}; small dots: single seeds; hollow: one "
-        f"seed, no interval), bars Student-t 95% intervals, cut where they leave the frame. {fits} "
-        f"N counts {SIZE_LABEL}; this is a slice at {slice_name(results)} and says nothing of how "
-        "loss depends on tokens."
+        f"Points are means over seeds, small dots single seeds. {caption_bars(seeds)} {fits} "
+        f"N counts non-embedding parameters of the student; this is a slice at "
+        f"{slice_name(results)} and says nothing of how loss depends on tokens."
     )
     if not charged:
         lacking = (
@@ -82,12 +79,27 @@ def caption_loss(results: Results, charged: bool) -> str:
     return f"{text} {caption_accounting()} {caption_missing(results)}"
 
 
+def caption_bars(nums: Sequence[int]) -> str:
+    """What bars stand for, by how many seeds or pairs (``nums``) they rest on."""
+    said = [f"n = {span(sorted(set(nums)))}."]
+    if any(num >= ENOUGH_SEEDS for num in nums):
+        said.append("Bars with caps: Student-t 95% intervals, cut where they leave the frame.")
+    if any(1 < num < ENOUGH_SEEDS for num in nums):
+        said.append(
+            "Bars without caps join the dots of two: their range, no interval (a t interval of "
+            "two is 13 standard errors each way; it stands in the tables)."
+        )
+    if 1 in nums:
+        said.append("Hollow: one alone, no interval.")
+    return " ".join(said)
+
+
 def caption_missing(results: Results) -> str:
     """What hatching means, where there is any."""
     missing = any((t["num_pairs"] == 0).any() for t in results.paired.values() if len(t))
     return (
-        "Hatched, 'needs 7x, has 4x': a fair control would need 7 times the recipe's tokens and "
-        "was measured up to 4 times; no point is drawn."
+        "Hatched: no fair control; above, how many times the recipe's tokens it needs and how "
+        "many were measured ('?': not known). No point is drawn there."
         if missing
         else ""
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .aggregate import Roles, human, mean_interval
+from .aggregate import SIZE_NAME, Roles, human, interval_columns, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,25 @@ ACCOUNTINGS = (
     ),
 )
 SAME_TOKENS = 1e-3  # relative: the plan rounds tokens to whole batches
-COMPARED = ("needed_multiple", "measured_multiple", "control_loss", "difference", "total_flops")
+CARRIED = (
+    "run_id",
+    "recipe",
+    "series",
+    "size",
+    "seed",
+    "token_multiple",
+    SIZE_NAME,
+    "num_tokens",
+    "learning_rate",
+)
+COMPARED = (
+    "needed_multiple",
+    "measured_multiple",
+    "control_loss",
+    "control_rate",
+    "difference",
+    "total_flops",
+)
 
 
 def total_flops(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
@@ -77,19 +95,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
     totals = total_flops(runs, accounting)
     rows = []
     for index, run in runs[~runs["is_control"]].iterrows():
-        row = {
-            name: run[name]
-            for name in (
-                "run_id",
-                "recipe",
-                "series",
-                "size",
-                "seed",
-                "token_multiple",
-                "num_params_non_embedding",
-                "num_tokens",
-            )
-        }
+        row = {name: run[name] for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_flops"] = float(totals[index])
         own = _controls_of(run, controls, which)
@@ -101,20 +107,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
             row |= _fair_control(run, own, row["total_flops"], accounting, metric)
             row["difference"] = row["loss"] - row["control_loss"]
         rows.append(row)
-    columns = [
-        "run_id",
-        "recipe",
-        "series",
-        "size",
-        "seed",
-        "token_multiple",
-        "num_params_non_embedding",
-        "num_tokens",
-        "loss",
-        *COMPARED,
-        "why_not",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*CARRIED, "loss", *COMPARED, "why_not"])
 
 
 def differences(compared: pd.DataFrame) -> pd.DataFrame:
@@ -122,20 +115,15 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (series, size), group in compared.groupby(["series", "size"], sort=False):
         interval = mean_interval(group["difference"])
-        fair = mean_interval(group["control_loss"])
         rows.append(
             {
                 "series": series,
                 "recipe": group["recipe"].iloc[0],
                 "size": size,
-                "num_params_non_embedding": float(group["num_params_non_embedding"].iloc[0]),
+                SIZE_NAME: float(group[SIZE_NAME].iloc[0]),
                 "loss": float(group["loss"].mean()),
-                "control_loss": fair.mean,
-                "control_loss/low": fair.low,
-                "control_loss/high": fair.high,
-                "difference": interval.mean,
-                "difference/low": interval.low,
-                "difference/high": interval.high,
+                **interval_columns("control_loss", mean_interval(group["control_loss"])),
+                **interval_columns("difference", interval),
                 "num_pairs": interval.num,
                 "num_runs": len(group),
                 "needed_multiple": float(group["needed_multiple"].mean()),
@@ -143,19 +131,10 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
                 "why_not": "; ".join(dict.fromkeys(group["why_not"].dropna())),
             }
         )
-    columns = [
-        "series",
-        "recipe",
-        "size",
-        "num_params_non_embedding",
-        "difference",
-        "difference/low",
-        "difference/high",
-        "num_pairs",
-        "why_not",
-    ]
+    empty = [*interval_columns("difference", mean_interval(np.array([])))]
+    columns = ["series", "recipe", "size", SIZE_NAME, *empty, "num_pairs", "why_not"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    return table.sort_values(["series", "num_params_non_embedding"], ignore_index=True)
+    return table.sort_values(["series", SIZE_NAME], ignore_index=True)
 
 
 def _controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.DataFrame:
@@ -194,11 +173,14 @@ def _fair_control(
         "needed_multiple": needed / base,
         "measured_multiple": float(tokens.max()) / base,
         "control_loss": np.nan,
+        "control_rate": np.nan,
         "why_not": None,
     }
     near = np.abs(tokens / needed - 1) < SAME_TOKENS
     if near.any():
         row["control_loss"] = float(points.to_numpy()[near][0])
+        at = own["num_tokens"].astype(float) == tokens[near][0]
+        row["control_rate"] = own.loc[at, "learning_rate"].astype(float).mean()
     elif not accounting.charges:
         row["why_not"] = f"no control on {human(needed)} tokens"
     elif tokens.min() < needed < tokens.max():

@@ -9,22 +9,23 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from .aggregate import aggregate, human
-from .captions import SIZE_LABEL, metric_label, slice_name
-from .figures import gain_by_size, loss_by_compute, loss_by_size
-from .results import QUALITY_METRICS, SIZE_NAME, Results, best_values, numeric_params
+from .axes import frame_y, number_axis, size_axis
+from .by_compute import loss_by_compute
+from .captions import SIZE_LABEL, caption_bars, metric_label, slice_name
+from .figures import gain_by_size, loss_by_size
+from .results import QUALITY_METRICS, SIZE_NAME, Results
 from .style import (
+    LINES,
     Drawn,
     Style,
     error_bars,
-    frame_y,
     new_figure,
-    number_axis,
     set_title,
     shared_legend,
-    size_axis,
     styled,
     styles,
 )
+from .swept import best_values, numeric_params
 
 MAX_PANELS = 6
 
@@ -44,34 +45,21 @@ def quality_by_size(results: Results) -> Drawn | None:
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
     table = aggregate(results.chosen, metrics)
-    sizes = table[SIZE_NAME].tolist()
+    usual = table[(table["token_multiple"] - 1).abs() < 0.005]
     for i, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
-        usual = table[(table["token_multiple"] - 1).abs() < 0.005]
+        bars: list[float] = []
         for series, group in usual.groupby("series", sort=False):
-            colour, marker, line = style[group["recipe"].iloc[0]]
-            columns_ = (group[f"{metric}{end}"] for end in ("", "/low", "/high"))
-            error_bars(
-                axes,
-                group[SIZE_NAME],
-                *columns_,
-                colour=colour,
-                marker=marker,
-                label=str(series),
-                line=line,
-            )
-        frame_y(
-            axes,
-            usual[metric].tolist(),
-            [*usual[f"{metric}/low"].tolist(), *usual[f"{metric}/high"].tolist()],
-        )
-        size_axis(axes, sizes, SIZE_LABEL if i >= len(metrics) - columns else None)
+            look = style[group["recipe"].iloc[0]]
+            bars += error_bars(axes, group, SIZE_NAME, metric, look, str(series))
+        frame_y(axes, usual[metric].tolist(), bars)
+        size_axis(axes, results.size_names, SIZE_LABEL if i >= len(metrics) - columns else None)
         axes.set_ylabel(metric_label(metric))
     shared_legend(figure, panels)
     title = f"Quality by student size, at {slice_name(results)}"
     set_title(figure, title)
     caption = (
         "Measured on held-out text against the dense teacher at temperature 1. Lower is better "
-        "but for agreement. Bars: Student-t 95% intervals over seeds."
+        f"but for agreement. {caption_bars(usual[f'{metrics[0]}/num'].astype(int).tolist())}"
     )
     return Drawn(name="quality_by_size", title=title, caption=caption, figure=figure)
 
@@ -82,6 +70,8 @@ def learning_curves(results: Results) -> Drawn | None:
     if results.learning.groupby("run_id").size().lt(2).all() or results.learning.empty:
         return None
     style = styles(results)
+    others = sorted({m for m in results.learning["token_multiple"] if abs(m - 1) >= 0.005})
+    dashes = {multiple: LINES[1 + i % (len(LINES) - 1)] for i, multiple in enumerate(others)}
     sizes = [s for s in results.sizes if (results.learning["size"] == s).any()]
     if len(sizes) > MAX_PANELS:
         sizes = [sizes[i] for i in np.linspace(0, len(sizes) - 1, MAX_PANELS).round().astype(int)]
@@ -92,22 +82,22 @@ def learning_curves(results: Results) -> Drawn | None:
         axes.set_visible(False)
     for axes, size in zip(panels, sizes, strict=False):
         here = results.learning[results.learning["size"] == size]
-        for _, run in here.groupby("run_id", sort=False):
+        for (series, _), run in here.groupby(["series", "run_id"], sort=False):
             run = run.sort_values("tokens")
             colour, _, line = style[run["recipe"].iloc[0]]
+            multiple = run["token_multiple"].iloc[0]
             axes.plot(
                 run["tokens"],
                 run[results.metric].astype(float),
-                line,
+                line if abs(multiple - 1) < 0.005 else dashes[multiple],
                 color=colour,
                 linewidth=0.9,
                 alpha=0.8,
-                label=run["recipe"].iloc[0],
+                label=str(series),
             )
         axes.set_title(str(size))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: human(v) if v else "0"))
-    for axes in panels[max(len(sizes) - columns, 0) : len(sizes)]:
         axes.set_xlabel("student tokens")
     for axes in panels[::columns]:
         axes.set_ylabel(metric_label(results.metric))
@@ -115,10 +105,18 @@ def learning_curves(results: Results) -> Drawn | None:
     title = "Learning curves"
     set_title(figure, title)
     caption = (
-        f"{metric_label(results.metric).capitalize()} during training, one line per run. "
-        "Evaluations during training may use fewer tokens than the final one."
+        f"{metric_label(results.metric).capitalize()} during training, one line per run, by "
+        f"evaluations on {_counts(results, 'eval_tokens_during_training')} tokens each; the tables "
+        f"hold the final evaluation, on {_counts(results, 'eval_tokens')} tokens, so the last "
+        "point of a curve is another number."
     )
     return Drawn(name="learning_curves", title=title, caption=caption, figure=figure)
+
+
+def _counts(results: Results, name: str) -> str:
+    """The token counts that runs of the figure evaluate on."""
+    counts = sorted(set(results.learning[name].dropna().astype(int)))
+    return " or ".join(f"the first {count:,}" for count in counts) or "an unrecorded number of"
 
 
 @styled
@@ -142,34 +140,22 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
     metric = results.metric
     for axes, size in zip(panels, sizes, strict=False):
         here = table[table["size"] == size]
+        bars: list[float] = []
         for recipe, group in here.groupby("recipe", sort=False):
             group = group.sort_values("value")
-            colour, marker, line = style[str(recipe)]
-            ends = (group[f"{metric}{end}"] for end in ("", "/low", "/high"))
-            error_bars(
-                axes,
-                group["value"],
-                *ends,
-                colour=colour,
-                marker=marker,
-                label=str(recipe),
-                line=line,
-            )
+            look = style[str(recipe)]
+            bars += error_bars(axes, group, "value", metric, look, str(recipe))
             lowest = group.loc[group[metric].idxmin()]
             axes.plot(
                 lowest["value"],
                 lowest[metric],
                 "o",
                 markersize=9,
-                color=colour,
+                color=look[0],
                 markerfacecolor="none",
                 label="_best",
             )
-        frame_y(
-            axes,
-            here[metric].tolist(),
-            [*here[f"{metric}/low"].tolist(), *here[f"{metric}/high"].tolist()],
-        )
+        frame_y(axes, here[metric].tolist(), bars)
         number_axis(axes, param, here["value"].tolist())
         axes.set_title(str(size))
     for axes in panels[::columns]:
@@ -178,7 +164,8 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
     title = f"Loss against {param}"
     set_title(figure, title)
     edge = best[best["at_edge"]]
-    caption = "Means over seeds with Student-t 95% intervals; the lowest mean is ringed. " + (
+    bars_say = caption_bars(table[f"{metric}/num"].astype(int).tolist())
+    caption = f"Means over seeds; the lowest is ringed. {bars_say} " + (
         f"In {len(edge)} of {len(best)} cases the best value lies at the edge of its range: "
         "the optimum may lie beyond."
         if len(edge)

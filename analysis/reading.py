@@ -11,7 +11,8 @@ import pandas as pd
 from .aggregate import human
 from .captions import slice_name
 from .compute import ACCOUNTINGS
-from .results import Results, best_values, numeric_params
+from .results import Results
+from .swept import best_values, numeric_params, swept_rate
 
 ENOUGH_SEEDS = 3
 MOST_SENTENCES = 12
@@ -154,21 +155,22 @@ def _best_values(results: Results) -> list[str]:
 
 
 def _learning_rate(results: Results) -> str:
-    """Whether the learning rate was tuned, as far as the plan knows."""
-    swept = [name for name in results.roles.learning_rates if name in numeric_params(results)]
+    """Whether the learning rate was tuned, as far as the plan knows, and whether it differs."""
+    swept = swept_rate(results)
     rates = results.complete["learning_rate"].dropna().astype(float)
     if swept:
-        _, best = best_values(results.complete, results.roles, swept[0], results.metric)
+        _, best = best_values(results.complete, results.roles, swept, results.metric)
         edge = int(best["at_edge"].sum())
         return (
-            f"{swept[0]} was swept here and comparisons use the best mean of each setting, "
-            "chosen on the very loss that is reported"
+            f"{swept} was swept here and comparisons use the best mean of each setting, chosen on "
+            "the very loss that is reported"
             + (
                 f"; {edge} of {len(best)} best values lie at the edge of their range, so these "
                 "settings are not tuned."
                 if edge
                 else "."
             )
+            + _diverged_rates(results, swept)
         )
     if rates.empty:
         return "The learning rate is not recorded, so it cannot be said whether it was tuned."
@@ -177,7 +179,26 @@ def _learning_rate(results: Results) -> str:
             f"The learning rate was not tuned here: every run used peak_lr = {rates.iloc[0]:.3g}, "
             "which may suit one recipe or size better than another."
         )
-    return (
+    text = (
         f"The learning rate was set per run from {rates.min():.3g} to {rates.max():.3g} and not "
         "tuned in this sweep; the table of settings lists it."
     )
+    pairs = results.compared[ACCOUNTINGS[0].key][["learning_rate", "control_rate"]].dropna()
+    apart = pairs[pairs["learning_rate"].astype(float) != pairs["control_rate"].astype(float)]
+    if apart.empty:
+        return text
+    of_recipe, of_control = apart.astype(float).drop_duplicates().iloc[0]
+    return (
+        f"{text} {len(apart)} of {len(pairs)} pairs differ in it (such as {of_recipe:.3g} against "
+        f"the control's {of_control:.3g}): their difference holds that of the rate too."
+    )
+
+
+def _diverged_rates(results: Results, rate: str) -> str:
+    """How many runs of the sweep diverged, and at which learning rates."""
+    diverged = results.runs[results.runs["status"] == "diverged"]
+    if diverged.empty:
+        return ""
+    counts = diverged[rate].astype(float).value_counts().sort_index()
+    at = ", ".join(f"{num} at {value:.3g}" for value, num in counts.items())
+    return f" {len(diverged)} of {len(results.runs)} runs diverged ({at})."

@@ -14,18 +14,11 @@ from .captions import metric_label, slice_name
 from .compute import ACCOUNTINGS
 from .panels import draw_all
 from .reading import does_not_show, shows
+from .records import cost_table, fits_table, provenance, unfinished_table
 from .results import Results, analyse
 from .style import Drawn, save
 from .table import write_table
-from .tables import (
-    best_tables,
-    comparisons,
-    cost_table,
-    fits_table,
-    provenance,
-    settings_table,
-    unfinished_table,
-)
+from .tables import best_tables, comparisons, settings_table
 
 
 @dataclass(frozen=True, kw_only=True)

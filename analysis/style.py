@@ -1,4 +1,4 @@
-"""How figures look: paper sizes, a palette that colour-blind readers can tell apart, axes."""
+"""How figures look: paper sizes, a palette that colour-blind readers can tell apart, bars."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,14 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from .aggregate import human
+from .aggregate import ENOUGH_SEEDS, bar_ends
 from .results import Results
 
 DOUBLE_COLUMN_INCHES = 7.0
@@ -24,7 +23,6 @@ CONTROL_COLOUR = "#555555"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = ("o", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-HALO = [withStroke(linewidth=1.5, foreground="white")]
 RC: Any = {
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -108,109 +106,52 @@ def new_figure(
     return figure, [axes[r, c] for r in range(rows) for c in range(columns)]
 
 
-def size_axis(axes: Axes, sizes: Sequence[float], label: str | None) -> None:
-    """Logarithmic, with a tick at each size that has room for its name."""
-    sizes = sorted(set(sizes))
-    axes.set_xscale("log")
-    low, high = min(sizes), max(sizes)
-    pad = (high / low) ** 0.08 if high > low else 2.0
-    axes.set_xlim(low / pad, high * pad)
-    room = 0.13 * np.log(high / low) if high > low else 0.0
-    ticks = []
-    for size in sizes:
-        if not ticks or np.log(size / ticks[-1]) >= room:
-            ticks.append(size)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(round(value))))
-    if label:
-        axes.set_xlabel(label)
-
-
-def number_axis(axes: Axes, label: str, values: Sequence[float]) -> None:
-    """A tick at each value that has room; logarithmic where they span more than threefold."""
-    values = sorted(set(values))
-    log = values[0] > 0 and values[-1] / values[0] > 3
-    places = np.log(values) if log else np.asarray(values)
-    if log:
-        axes.set_xscale("log")
-    ticks, last = [], -np.inf
-    for value, place in zip(values, places, strict=True):
-        if place - last >= 0.15 * (places[-1] - places[0]):
-            ticks.append(value)
-            last = place
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.set_xlabel(label)
-
-
-def flops_axis(axes: Axes, label: str) -> None:
-    """Logarithmic; within a decade or so, ticks at 1, 2 and 5."""
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    if high / low < 30:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low > 5 else (1, 2, 5)))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
-        )
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)
-
-
-def frame_y(
-    axes: Axes, values: Sequence[float], bars: Sequence[float] = (), headroom: float = 0.0
-) -> None:
-    """Limits that hold every value, and bars as far as they do not squash the values."""
-    finite = np.asarray([v for v in values if np.isfinite(v)])
-    if not len(finite):
-        return
-    low, high = float(finite.min()), float(finite.max())
-    span = max(high - low, 0.02 * max(abs(high), abs(low)), 1e-6)
-    reach = np.asarray([v for v in bars if np.isfinite(v)])
-    if len(reach):
-        low = max(min(low, float(reach.min())), low - 0.6 * span)
-        high = min(max(high, float(reach.max())), high + 0.6 * span)
-    pad = 0.06 * span if high - low >= span else span
-    axes.set_ylim(low - pad, high + pad + headroom * span)
-
-
 def error_bars(
     axes: Axes,
-    x: Sequence[float],
-    *ends: Sequence[float],
-    colour: str,
-    marker: str,
+    table: pd.DataFrame,
+    x: str,
+    name: str,
+    look: tuple[str, str, str],
     label: str | None = None,
-    line: str = "",
-) -> None:
-    """Means with intervals (mean, low, high); one without an interval (one seed) is hollow."""
-    at, mean, low, high = (np.asarray(values, dtype=float) for values in (x, *ends))
-    known = np.isfinite(low)
+) -> list[float]:
+    """Means of ``table[name]`` with bars; returns where the bars end.
+
+    From three seeds on a bar is the t interval, with caps; two seeds are dots that a line joins;
+    the mean of one is hollow. ``look`` is (colour, marker, line), without a line if it is empty.
+    """
+    colour, marker, line = look
+    at, mean, num = (table[c].to_numpy(dtype=float) for c in (x, name, f"{name}/num"))
+    low, high = bar_ends(table, name)
     if line:
         axes.plot(at, mean, line, color=colour, linewidth=1.0, zorder=2)
-    axes.errorbar(
-        at[known],
-        mean[known],
-        yerr=[(mean - low)[known], (high - mean)[known]],
-        fmt="none",
-        ecolor=colour,
-        elinewidth=0.9,
-        capsize=2,
-        zorder=3,
-    )
-    axes.plot(
-        at[known], mean[known], marker, color=colour, label=label if known.any() else None, zorder=4
-    )
-    axes.plot(
-        at[~known],
-        mean[~known],
-        marker,
-        color=colour,
-        markerfacecolor="white",
-        label=None if known.any() else label,
-        zorder=4,
-    )
+    for chosen, caps in ((num >= ENOUGH_SEEDS, 2), ((num > 1) & (num < ENOUGH_SEEDS), 0)):
+        if not chosen.any():
+            continue
+        axes.errorbar(
+            at[chosen],
+            mean[chosen],
+            yerr=[(mean - low)[chosen], (high - mean)[chosen]],
+            fmt="none",
+            ecolor=colour,
+            elinewidth=0.9,
+            capsize=caps,
+            zorder=3,
+        )
+        if not caps:
+            ends = np.concatenate([low[chosen], high[chosen]])
+            axes.plot(np.tile(at[chosen], 2), ends, ".", color=colour, markersize=3.5, zorder=3)
+    lone = num < 2
+    for chosen, face in ((~lone, colour), (lone, "white")):
+        axes.plot(
+            at[chosen],
+            mean[chosen],
+            marker,
+            color=colour,
+            markerfacecolor=face,
+            label=label if chosen.any() and (face == colour or lone.all()) else None,
+            zorder=4,
+        )
+    return [*low, *high]
 
 
 def set_title(figure: Figure, title: str) -> None:

@@ -93,7 +93,8 @@ def load_runs(sweep_dir: Path, runs_dir: Path) -> pd.DataFrame:
 
     Columns: run_id, role, status (one of ``STATUSES``), reason, seconds, one per
     parameter that a point sets, the facts (as planned where no result is there), the metrics
-    (``val/loss`` and so on), ``provenance.*`` and ``learning_rate`` (from the resolved config).
+    (``val/loss`` and so on), ``provenance.*``, and from the resolved config ``learning_rate``,
+    ``eval_tokens`` and ``eval_tokens_during_training``.
 
     Raises:
         SweepError: no plan, no finished run, an unreadable result, or a name used twice.
@@ -159,14 +160,18 @@ def _row(point: dict[str, Any], runs_dir: Path, end: str | None) -> dict[str, An
         "reason": result.get("reason"),
         "seconds": result.get("seconds"),
     }
-    optim = point.get("config", {}).get("optim")
-    learning_rate = optim.get("peak_lr") if isinstance(optim, dict) else None
+    config = point.get("config", {})
+    optim, evaluation = (config.get(axis) or {} for axis in ("optim", "eval"))
     groups: Iterable[dict[str, Any]] = (
         point["params"],
         point.get("facts", {}) | result.get("facts", {}),
         result.get("metrics", {}),
         {f"provenance.{key}": value for key, value in result.get("provenance", {}).items()},
-        {"learning_rate": learning_rate},
+        {
+            "learning_rate": optim.get("peak_lr"),
+            "eval_tokens": evaluation.get("num_tokens"),
+            "eval_tokens_during_training": evaluation.get("num_tokens_during_training"),
+        },
     )
     for group in groups:
         for name, value in group.items():

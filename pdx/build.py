@@ -6,12 +6,23 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pdx.errors import ConfigError
+
+# What the rest of pdx asks of every value's class, and of one on these axes.
+DECLARED = {
+    "": ("version",),
+    "data": ("vocab_size", "seq_len"),
+    "teacher": ("exists", "is_same"),
+    "signal": ("stored", "closed"),
+    "store": ("exists",),
+    "loss": ("needs_teacher", "needs_closed_signal", "is_divergence"),
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -38,6 +49,13 @@ def find_class(target: str, key: str, packages: Collection[str]) -> type:
         raise ConfigError(
             f"{key}._target_={target}: is no dataclass; a component is a frozen dataclass whose "
             "fields are its settings."
+        )
+    has = {f.name for f in fields(cls)}
+    lacking = [n for n in (*DECLARED[""], *DECLARED.get(key, ())) if n not in has | {*dir(cls)}]
+    if lacking:
+        raise ConfigError(
+            f"{key}._target_={target}: does not say {', '.join(lacking)}; give the class each of "
+            "them as a ClassVar, as the values that ship with pdx do."
         )
     return cls
 
@@ -76,10 +94,26 @@ def _build(node: str, key: str, packages: tuple[str, ...]) -> Any:
         name = f"{key}.{err.full_key}"
         raise ConfigError(f"{name}=???: must be given; pass {name}=VALUE.") from err
     except OmegaConfBaseException as err:
-        raise ConfigError(f"{key}.{err.full_key or '?'}: {str(err).splitlines()[0]}") from err
+        field = (err.full_key or "").partition("[")[0]
+        if field not in given:
+            raise ConfigError(f"{key}.{field or '?'}: {str(err).splitlines()[0]}") from err
+        value = "null" if given[field] is None else given[field]
+        kind = _kind(get_type_hints(cls)[field])
+        raise ConfigError(f"{key}.{field}={value}: must be {kind}.") from err
+
+
+def _kind(hint: Any) -> str:
+    """A field's type in words: ``int | None`` -> a whole number or null."""
+    if hint is type(None):
+        return "null"
+    if isinstance(hint, type) and hint in KINDS:
+        return KINDS[hint]
+    parts = [_kind(part) for part in get_args(hint)]
+    return f"a list, each item {parts[0]}" if str(hint).startswith("list") else " or ".join(parts)
 
 
 def check(ok: bool, key: str, value: Any, allowed: str) -> None:
     """Raise the house's error for a value out of range: for components' ``__post_init__``."""
+    assert isinstance(ok, bool), f"check({ok!r}, ...): the condition comes first"
     if not ok:
         raise ConfigError(f"{key}={value}: {allowed}.")

@@ -1,6 +1,8 @@
 """Exactly what resuming needs, saved whole or not at all."""
 
 import io
+import pickle
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,19 @@ from pdx.files import write_bytes
 from pdx.ranks import Ranks
 
 FILE = "checkpoint.pt"
+# What torch was seen to raise for empty, cut and overwritten files.
+DAMAGED = (
+    AssertionError,
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 class Paused(Exception):
@@ -75,7 +90,7 @@ def load(run_dir: Path, device: torch.device) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as err:  # torch raises many kinds for a damaged file
+    except DAMAGED as err:
         raise StoreError(
             f"{path}: cannot be read ({type(err).__name__}); delete it to train from the start."
         ) from err

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pdx.build import build, check
+from pdx.build import build, check, did_you_mean
 from pdx.data import tokens
 from pdx.env import Env
 from pdx.errors import ConfigError
@@ -49,7 +49,8 @@ class Run:
             self.train.num_tokens >= batch_tokens,
             "train.num_tokens",
             self.train.num_tokens,
-            f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens",
+            f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens; "
+            f"set at least {batch_tokens}",
         )
         if self.teacher.is_same:
             raise ConfigError(
@@ -71,14 +72,15 @@ class Run:
                 f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
                 "that must both sum to one on the support; use signal.tail=bucket or signal=full."
             )
-        vocab_size = getattr(self.data, "vocab_size", None)
+        vocab_size = self.data.vocab_size
         top_k = getattr(self.signal, "top_k", 1)
         if vocab_size is not None:
             check(
                 top_k <= vocab_size,
                 "signal.top_k",
                 top_k,
-                f"must not exceed the vocabulary, data.vocab_size={vocab_size}",
+                f"must not exceed the vocabulary, data.vocab_size={vocab_size}; "
+                f"use signal.top_k={vocab_size} or less",
             )
         if self.is_stored:
             self.store.check_serves(self.signal)
@@ -150,7 +152,9 @@ def run_of(cfg: DictConfig) -> tuple[Run, Env]:
     Raises:
         ConfigError: any key, value or combination that cannot be run.
     """
-    return run_of_resolved(resolved(cfg))
+    run, env = run_of_resolved(resolved(cfg))
+    env.check_outputs()
+    return run, env
 
 
 def config_of(run: Run, env: Env) -> dict[str, Any]:
@@ -167,6 +171,13 @@ def _node(component: Any) -> dict[str, Any]:
 
 def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
     """As ``run_of``, from the plain dictionary that a plan or a run folder holds."""
+    known = [*(f.name for f in fields(Run)), "env"]
+    for key in config:
+        if key not in known:
+            raise ConfigError(
+                f"{key}={config[key]}: unknown key.{did_you_mean(key, known)} "
+                f"Known: {', '.join(known)}."
+            )
     env = build(config["env"], "env")
     parts = {}
     for field in fields(Run):

@@ -1,10 +1,14 @@
 """Where and on what runs go: never part of what a run is."""
 
+import os
+import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pdx.build import check
+from pdx.errors import ConfigError
 from pdx.paths import Outputs
 
 ISOLATION = ("forkserver", "inline")
@@ -111,6 +115,14 @@ class Env:
         )
         check(self.max_retries >= 0, "env.max_retries", self.max_retries, "must be >= 0")
 
+    def check_outputs(self) -> None:
+        """Refuse an output directory that cannot be written to.
+
+        Raises:
+            ConfigError: it is a file, or nothing can be made in it.
+        """
+        _check_writable(self.outputs)
+
     @property
     def paths(self) -> Outputs:
         """The output directory."""
@@ -120,3 +132,19 @@ class Env:
     def mlflow_uri(self) -> str:
         """Where MLflow's records go."""
         return self.tracking_uri or self.paths.mlflow_uri
+
+
+@lru_cache(maxsize=64)
+def _check_writable(outputs: str) -> None:
+    """Make a folder where ``outputs`` is or would be, and remove it: permissions alone lie."""
+    place = Path(outputs).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".tmp-pdx-"):
+            pass
+    except OSError as err:
+        raise ConfigError(
+            f"env.outputs={outputs}: nothing can be written there ({err.strerror}: {place}); "
+            "name a directory that this user can write to."
+        ) from err

@@ -48,7 +48,7 @@ def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str,
     reads every token that the student reads. Conventions of FLOPs: ``pdx.cost``.
     """
     token_set = token_set or find(run.data, env.paths)
-    vocab_size = token_set.vocab_size if token_set else getattr(run.data, "vocab_size", None)
+    vocab_size = token_set.vocab_size if token_set else run.data.vocab_size
     seq_len, num_tokens = run.data.seq_len, run.num_steps * run.batch_tokens
     facts: dict[str, Any] = {
         "num_tokens": num_tokens,

@@ -10,7 +10,7 @@ import torch
 from pdx.config import Run, run_of_resolved
 from pdx.data import TokenSet, Windows, prepare
 from pdx.env import Env
-from pdx.errors import DataError, Diverged
+from pdx.errors import ConfigError, DataError, Diverged
 from pdx.evaluate import Reference, windows_in
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
@@ -23,10 +23,21 @@ CAPTURE_BATCH_TOKENS = 8192
 
 
 def device_of(env: Env) -> torch.device:
-    """The device that this process computes on."""
-    if env.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(env.device)
+    """The device that this process computes on.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if env.device == "cuda" and not has_cuda:
+        built = f"torch {torch.__version__}, built " + (
+            f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        )
+        raise ConfigError(
+            f"env.device=cuda: torch sees no GPU here ({built}); use env.device=cpu or auto, or a "
+            "machine with a driver and a torch for it."
+        )
+    return torch.device(("cuda" if has_cuda else "cpu") if env.device == "auto" else env.device)
 
 
 @dataclass(frozen=True)

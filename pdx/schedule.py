@@ -72,47 +72,43 @@ class WSD:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Falling:
+    """Warm up, then fall to ``final_frac`` by the subclass's ``shape``."""
+
+    warmup_frac: float
+    final_frac: float
+
+    shape: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        _check_fraction("warmup_frac", self.warmup_frac)
+        _check_fraction("final_frac", self.final_frac)
+
+    def __call__(self, fraction: float) -> float:
+        if fraction < self.warmup_frac:
+            return _warmup(fraction, self.warmup_frac)
+        progress = (fraction - self.warmup_frac) / max(1 - self.warmup_frac, 1e-12)
+        return _decay(progress, self.shape, self.final_frac)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Falling):
     """Warm up, then half a cosine: the field's default, and the control's in arXiv:2410.16215.
 
     Source:
         Loshchilov, Hutter 2017, arXiv:1608.03983, without restarts.
     """
 
-    warmup_frac: float
-    final_frac: float
-
+    shape: ClassVar[str] = "cosine"
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_fraction("warmup_frac", self.warmup_frac)
-        _check_fraction("final_frac", self.final_frac)
-
-    def __call__(self, fraction: float) -> float:
-        if fraction < self.warmup_frac:
-            return _warmup(fraction, self.warmup_frac)
-        progress = (fraction - self.warmup_frac) / max(1 - self.warmup_frac, 1e-12)
-        return _decay(progress, "cosine", self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear:
+class Linear(Falling):
     """Warm up, then a straight line down to ``final_frac``."""
 
-    warmup_frac: float
-    final_frac: float
-
+    shape: ClassVar[str] = "linear"
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_fraction("warmup_frac", self.warmup_frac)
-        _check_fraction("final_frac", self.final_frac)
-
-    def __call__(self, fraction: float) -> float:
-        if fraction < self.warmup_frac:
-            return _warmup(fraction, self.warmup_frac)
-        progress = (fraction - self.warmup_frac) / max(1 - self.warmup_frac, 1e-12)
-        return _decay(progress, "linear", self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,8 @@ class Trained:
             self.num_tokens >= step_tokens,
             "teacher.num_tokens",
             self.num_tokens,
-            f"must hold one step of teacher.batch_size * data.seq_len = {step_tokens} tokens",
+            f"must hold one step of teacher.batch_size * data.seq_len = {step_tokens} tokens; "
+            f"set at least {step_tokens}",
         )
         return Run(
             data=run.data,

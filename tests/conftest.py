@@ -16,6 +16,7 @@ from pdx.paths import conf_dir
 # Seconds on one core: a Markov source, the debug run, a teacher of a few thousand parameters.
 TINY = [
     "data=synthetic",
+    "data.vocab_size=32",
     "data.num_tokens_student=32768",
     "data.num_tokens_teacher=32768",
     "data.num_tokens_val=4096",

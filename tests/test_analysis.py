@@ -17,6 +17,7 @@ from pdx.analysis.compute import ACCOUNTINGS
 from pdx.analysis.fit import Fit, FitError, fit
 from pdx.analysis.laws import LAWS, Law, PowerLaw, PowerLawOffset
 from pdx.analysis.panels import draw_all
+from pdx.analysis.reading import does_not_show
 from pdx.analysis.report import remake_command, write_report
 from pdx.analysis.results import Results, analyse
 from pdx.analysis.solve import Problem
@@ -107,7 +108,11 @@ def make_sweep(
                     "params": params,
                     "overrides": [],
                     "facts": facts,
-                    "config": {"loss": {"_target_": target}, "optim": {"peak_lr": rate or 0.004}},
+                    "config": {
+                        "loss": {"_target_": target},
+                        "optim": {"peak_lr": rate or 0.004},
+                        "eval": {"num_tokens": 8192, "num_tokens_during_training": 4096},
+                    },
                 }
             )
             metrics = {
@@ -491,12 +496,87 @@ def test_figures_have_their_panels_and_curves(results: Results) -> None:
         assert len(axes.collections) >= 2  # a band each
     hatched = [[p for p in axes.patches if p.get_hatch()] for axes in loss]
     assert len(hatched[0]) == 0 and len(hatched[1]) >= 1
-    assert "needs 4.03x, has 4x" in {text.get_text() for text in loss[1].texts}
+    above = [text.get_text() for text in loss[1].texts]
+    assert above == ["4.03x", "4x", "needs", "has"]
     assert "not a scaling law in N and D" in drawn["loss_by_size"].get_suptitle()
     gain = drawn["gain_by_size"].axes
     assert len(gain) == 3 and all(any(ln.get_label() == "_zero" for ln in ax.lines) for ax in gain)
     assert len(drawn["loss_by_compute"].axes) == 3 and len(drawn["quality_by_size"].axes) == 4
     assert sum(axes.get_visible() for axes in drawn["learning_curves"].axes) == 5
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2)])
+def test_bars_are_the_range_of_two_seeds_and_the_t_interval_of_three(
+    tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
+    found = analyse(*make_sweep(tmp_path, seeds=seeds, noise=0.02), num_resamples=20)
+    figures = {figure.name: figure for figure in draw_all(found)}
+    table = found.paired["student_tokens"]
+    ends = ("min", "max") if len(seeds) < 3 else ("low", "high")
+    axes = figures["gain_by_size"].figure.axes[0]
+    bars = [path.vertices[:, 1] for c in axes.containers for path in c[2][0].get_paths()]
+    want = table[[f"difference/{end}" for end in ends]].to_numpy(dtype=float)
+    np.testing.assert_allclose(sorted(map(tuple, bars)), sorted(map(tuple, want)))
+    for name in ("loss_by_size", "gain_by_size", "quality_by_size"):
+        said = figures[name].caption
+        assert ("Student-t 95% intervals" in said) == (len(seeds) == 3)
+        assert ("their range, no interval" in said) == (len(seeds) == 2)
+    for axes in figures["loss_by_size"].figure.axes:  # nothing cut: bands and points are seen
+        low, high = axes.get_ylim()
+        for band in axes.collections:
+            heights = np.concatenate([path.vertices[:, 1] for path in band.get_paths()])
+            assert low <= heights.min() and heights.max() <= high
+
+
+def test_every_size_has_a_tick_and_no_name_overlaps_another(tmp_path: Path) -> None:
+    sizes = {"s10k": 11_000, "s30k": 31_000, "s60k": 62_000, "s100k": 94_000, "s300k": 305_000}
+    found = analyse(*make_sweep(tmp_path, sizes=sizes), num_resamples=5)
+    drawn = {f.name: f.figure for f in draw_all(found)}
+    for name in ("loss_by_size", "gain_by_size", "loss_by_compute"):
+        figure = drawn[name]
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            ticks = axes.get_xticklabels()
+            if name != "loss_by_compute":
+                assert [tick.get_text() for tick in ticks] == list(sizes)
+                assert all(tick.get_rotation() in (45, 90) for tick in ticks)
+            else:
+                ticks = [tick for tick in ticks if tick.get_text()]
+                assert len(ticks) >= 3
+                frame = axes.get_window_extent()
+                boxes = [text.get_window_extent() for text in axes.texts]
+                assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 for b in boxes)
+            texts = [text.get_window_extent() for text in axes.texts]
+            assert not any(a.overlaps(b) for i, a in enumerate(texts) for b in texts[:i])
+    named = [text.get_text() for text in drawn["loss_by_compute"].axes[0].texts]
+    assert sorted(named) == sorted(2 * list(sizes))  # each size's control, and the recipe
+    titles = [axes.get_title() for axes in drawn["loss_by_compute"].axes]
+    assert titles == ["student only", *(a.label for a in ACCOUNTINGS[1:])]
+
+
+def test_many_sizes_keep_their_ticks_apart(tmp_path: Path) -> None:
+    sizes = {f"s{i}": int(1e4 * 1.5**i) for i in range(16)}
+    found = analyse(*make_sweep(tmp_path, sizes=sizes, seeds=(0,)), num_resamples=2)
+    for figure in draw_all(found)[:2]:
+        figure.figure.draw_without_rendering()
+        for axes in figure.figure.axes:
+            shown = [t for t in axes.get_xticklabels() if t.get_text()]
+            boxes = [text.get_window_extent() for text in (*shown, *axes.texts)]
+            assert len(axes.get_xticks()) == 16 and len(shown) >= 8
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_learning_curves_tell_token_counts_apart(results: Results) -> None:
+    drawn = {figure.name: figure for figure in draw_all(results)}["learning_curves"]
+    lines = {ln.get_label(): ln.get_linestyle() for ln in drawn.figure.axes[0].lines}
+    assert lines == {
+        "forward_kl": "-",
+        "no distillation": "-",
+        "no distillation, 2x tokens": "--",
+        "no distillation, 4x tokens": "-.",
+    }
+    assert "the first 4,096 tokens" in drawn.caption and "the first 8,192 tokens" in drawn.caption
+    assert all(a.get_xlabel() for a in drawn.figure.axes if a.get_visible())
 
 
 def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
@@ -515,6 +595,7 @@ def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert "The learning rate was not tuned" in text and "charged whole to every single run" in text
     assert all(path.stat().st_size > 5000 for path in files.figures)
     assert {path.suffix for path in files.figures} == {".png", ".pdf"}
+    assert 'class="words">' in text  # long cells get room to be read in
     assert files.table.name == "runs.parquet"
     fits = [Fit.from_json(entry["fit"]) for entry in json.loads(files.fits.read_text())]
     control = next(f for f in fits if f.law == "power_law_offset")
@@ -561,6 +642,30 @@ def test_a_swept_learning_rate_is_chosen_drawn_and_judged(tmp_path: Path) -> Non
     kept = analyse(sweep_dir, runs_dir).chosen
     kept = kept[(kept["size"] == "s10k") & (kept["recipe"] == "forward_kl")]
     assert set(kept["optim.peak_lr"]) == {0.002}  # survivors of a diverging rate do not win
+
+
+def test_a_rate_whose_rivals_all_diverged_was_swept_all_the_same(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(
+        tmp_path, sizes={"s10k": 11_000}, rates=(0.002, 0.004), controls={1: ("s10k",)}
+    )
+    lost = run_ids(sweep_dir, optim__peak_lr=0.004)
+    for run_id in lost:
+        edit_result(runs_dir, run_id, status="diverged", reason="loss is nan")
+    limits = " ".join(does_not_show(analyse(sweep_dir, runs_dir, num_resamples=2)))
+    assert "optim.peak_lr was swept here" in limits and "not tuned here" not in limits
+    assert f"{len(lost)} of {2 * len(lost)} runs diverged ({len(lost)} at 0.004)" in limits
+
+
+def test_a_control_at_another_rate_is_said_to_be(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000})
+    path = sweep_dir / "plan.json"
+    raw = json.loads(path.read_text())
+    for point in raw["points"]:
+        if point["params"]["loss"] == "none":
+            point["config"]["optim"]["peak_lr"] = 0.002
+    path.write_text(json.dumps(raw))
+    limits = " ".join(does_not_show(analyse(sweep_dir, runs_dir, num_resamples=2)))
+    assert "2 of 2 pairs differ in it (such as 0.004 against the control's 0.002)" in limits
 
 
 def test_remake_command() -> None:

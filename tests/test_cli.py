@@ -158,7 +158,7 @@ BAD = {
     ),
     "shown": (["-m", "sweep=demo", "--cfg", "job"], 1, r"--cfg: shows one run's config; leave out"),
     "gpus": (["env.gpus=some"], 1, r"env\.gpus=some: must be auto, null or a list of indices"),
-    "K": (["data=synthetic", "signal.top_k=64"], 1, r"signal\.top_k=64: must not exceed the vocab"),
+    "K": (["data=synthetic", "signal.top_k=65"], 1, r"signal\.top_k=65: must not exceed the vocab"),
     "package": (
         ["loss._target_=os.path.Loss"],
         1,

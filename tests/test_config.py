@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from numerics import component, values
 from omegaconf import OmegaConf
 
 from pdx import paths
-from pdx.build import build, find_class
+from pdx.build import build, check, find_class
 from pdx.config import Run, config_of, identity, resolved, run_of, run_of_resolved
 from pdx.env import Env
 from pdx.errors import ConfigError
+from pdx.prepare import Shared, device_of
 
 Compose = Callable[..., Any]
 Tiny = Callable[..., tuple[Run, Env]]
@@ -35,7 +37,6 @@ ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
-    "data/synthetic": ["signal.top_k=32"],
 }
 
 
@@ -90,6 +91,17 @@ def test_every_value_of_every_axis_builds(compose_cfg: Compose, file: Path):
     )
 
 
+@pytest.mark.parametrize("name", values("data"))
+def test_every_data_value_feeds_the_defaults(compose_cfg: Compose, name: str, tmp_path: Path):
+    """Student, teacher and signal as they come, where the value needs no text of the user's."""
+    cfg = compose_cfg(f"data={name}", "train.num_tokens=20000", f"env.outputs={tmp_path}")
+    if {"paths", "name"} & {*cfg.data}:
+        pytest.skip("needs text that the user names")
+    run, env = run_of(cfg)
+    for shared in (Shared.of(run, env), Shared.of(run.evaluation_teacher.run(run), env)):
+        assert shared.num_epochs <= 1
+
+
 def test_the_config_surface_is_golden():
     """One line a key; a change here is a change of what users may write."""
     lines = []
@@ -116,7 +128,7 @@ def test_the_config_surface_is_golden():
         (
             ["train.num_tokens=4095"],
             r"train.num_tokens=4095: must hold one step of train.batch_size \* data.seq_len = 4096 "
-            r"tokens.",
+            r"tokens; set at least 4096.",
         ),
         (["train.batch_size=0"], r"train.batch_size=0: must be at least 1."),
         (
@@ -136,16 +148,23 @@ def test_the_config_surface_is_golden():
         (["train.precision=fp8"], r"train.precision=fp8: must be auto, float32 or bfloat16."),
         (
             ["train.num_tokens=many"],
-            r"train.num_tokens: Value 'many' of type 'str' could not be converted to Integer",
+            r"train.num_tokens=many: must be a whole number.$",
         ),
         (
             ["train.num_tokens=1.5"],
-            r"train.num_tokens: Value '1.5' of type 'float' could not be converted to Integer",
+            r"train.num_tokens=1.5: must be a whole number.$",
         ),
-        (["train.num_tokens=null"], r"train.num_tokens: .*None"),
+        (["train.num_tokens=null"], r"train.num_tokens=null: must be a whole number.$"),
+        (["data.stride=x"], r"data.stride=x: must be a whole number or null.$"),
+        (["optim.peak_lr=high"], r"optim.peak_lr=high: must be a number.$"),
+        (["store.temperatures=[1,x]"], r"store.temperatures=\[1, 'x'\]: must be a list, each item"),
+        (["+los=none"], r"los=none: unknown key. Did you mean 'loss'\? Known: data, .*, env.$"),
+        (["+foo=1"], r"foo=1: unknown key. Known: "),
+        (["env.outputs=/proc/nope"], r"env.outputs=/proc/nope: nothing can be written there \("),
+        (["env.outputs=/dev/null"], r"env.outputs=/dev/null: nothing can be written there \(Not a"),
         (
             ["signal.temper_student=perhaps"],
-            r"signal.temper_student: Value 'perhaps' is not a valid bool",
+            r"signal.temper_student=perhaps: must be true or false.$",
         ),
         (["optim.peak_lr=0"], r"optim.peak_lr=0.0: must be > 0."),
         (["optim.peak_lr=nan"], r"optim.peak_lr=nan: must be > 0."),
@@ -171,7 +190,8 @@ def test_the_config_surface_is_golden():
         ),
         (
             ["signal.top_k=2000", "store.top_k=2000"],
-            r"signal.top_k=2000: must not exceed the vocabulary, data.vocab_size=1024.",
+            r"signal.top_k=2000: must not exceed the vocabulary, data.vocab_size=1024; "
+            r"use signal.top_k=1024 or less.$",
         ),
         (
             ["signal.temperature=3.0"],
@@ -213,10 +233,10 @@ GOOD = {
             r"Known: tail, temper_student, temperature, top_k.$",
         ),
         ({"xyz": 2.0}, r"signal.xyz: unknown field of TopK. Known: tail, "),
-        ({"tail": None}, r"signal.tail: .*None"),
+        ({"tail": None}, r"signal.tail=null: must be text.$"),
         (
             {"top_k": "5.5"},
-            r"signal.top_k: Value '5.5' of type 'str' could not be converted to Integer",
+            r"signal.top_k=5.5: must be a whole number.$",
         ),
         (
             {"_target_": "os.system"},
@@ -258,6 +278,36 @@ def test_a_missing_axis_is_named(compose_cfg: Compose):
         ConfigError, match=r"^mix: missing from the config; name a value of this axis."
     ):
         run_of_resolved(cfg)
+
+
+def test_check_takes_its_condition_first():
+    check(True, "a", 1, "must be 1")
+    with pytest.raises(ConfigError, match=r"^a=2: must be 1\.$"):
+        check(False, "a", 2, "must be 1")
+    with pytest.raises(AssertionError, match="the condition comes first"):
+        check("a", 2, False, "must be 1")  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_not_there_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _, env = tiny("env.device=cuda")
+    with pytest.raises(ConfigError, match=r"^env.device=cuda: torch sees no GPU .*env.device=cpu"):
+        device_of(env)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaysNothing:
+    """A class without what pdx asks of one."""
+
+
+@pytest.mark.parametrize(
+    ("axis", "lacking"),
+    [("mix", "version"), ("loss", "version, needs_teacher, needs_closed_signal, is_divergence")],
+)
+def test_a_class_must_say_what_pdx_asks(axis: str, lacking: str):
+    target = f"{__name__}.SaysNothing"
+    with pytest.raises(ConfigError, match=rf"^{axis}._target_={target}: does not say {lacking};"):
+        find_class(target, axis, [__name__])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ def make_plan(definition: Definition, compose: Compose, method: Method = GRID) -
         search=search,
     )
     assert planner.env is not None
+    planner.env.check_outputs()
     return plan, planner.env
 
 
