@@ -1,11 +1,14 @@
 """The one reduction: global token count, mask, mixture, and no [B, L, V] ever."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from numerics import VOCAB, component, logits, word
+from numerics import SIGNALS, VOCAB, component, logits, word
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pdx.models import Head
 from pdx.reduce import CHUNK_ELEMENTS, backward, chunk_size
@@ -84,20 +87,32 @@ def test_masked_positions_change_nothing_whatever_stands_there(kd_weight: float)
     assert (grad[~MASK] == 0).all()
 
 
-def test_logits_are_formed_in_chunks_only():
-    seen: list[int] = []
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gave."""
 
-    class Watched(Head):
-        def __call__(self, hidden_CD: Tensor) -> Tensor:
-            seen.append(len(hidden_CD))
-            return super().__call__(hidden_CD)
+    numel = 0
 
-    hidden_BLD = logits(6, 8).view(2, 4, VOCAB).requires_grad_()
-    signal = FULL.live(logits(7, 8), Watched(torch.eye(VOCAB)))
-    backward(
-        hidden_BLD, Watched(torch.eye(VOCAB)), TARGETS, MASK, signal, FORWARD_KL, 0.5, 6, chunk=3
-    )
-    assert sorted(seen) == [2, 2, 3, 3, 3, 3]  # student and teacher alike
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("of", ["full-t2_both", "topk-bucket-t1", "topp-renormalize-t2_both"])
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_logits_are_formed_in_chunks_only(of: str, chunk: int):
+    """Nothing larger than a chunk of logits, of student and live teacher alike, but the inputs."""
+    num, width = 64, 2
+    weight_VD, teacher_VD = logits(6, VOCAB, width), logits(7, VOCAB, width)
+    hidden_BLD = logits(8, num, width).view(2, -1, width).requires_grad_()
+    signal = SIGNALS[of].live(logits(9, num, width), Head(teacher_VD))
+    targets_BL, mask_BL = torch.zeros(2, num // 2, dtype=torch.int64), torch.ones(2, num // 2) > 0
+    with Largest() as largest:
+        head = Head(weight_VD.requires_grad_())
+        backward(hidden_BLD, head, targets_BL, mask_BL, signal, FORWARD_KL, 0.5, num, chunk)
+    assert largest.numel == max(chunk * VOCAB, num * width)
 
 
 def test_chunks_are_bounded_in_elements():
