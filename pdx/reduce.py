@@ -132,11 +132,12 @@ class _Projection:
     def backward(self, hidden_BLD: Tensor) -> None:
         """Through the body; parameters that are frozen get none."""
         del self.logits_CV, self.slope_CV  # the body's own peak is not theirs too
-        pairs = [(hidden_BLD, self.grad_ND.view_as(hidden_BLD))]
+        sources, grads = [hidden_BLD], [self.grad_ND.view_as(hidden_BLD)]
         for source, grad in ((self.head.weight_VD, self.grad_VD), (self.head.bias_V, self.grad_V)):
             if source is not None and source.requires_grad:
-                pairs.append((source, grad.to(source.dtype)))
-        torch.autograd.backward(*zip(*pairs, strict=True))
+                sources.append(source)
+                grads.append(grad.to(source.dtype))
+        torch.autograd.backward(sources, grads)
 
     @staticmethod
     def _product(a: Tensor, b: Tensor, out: Tensor) -> None:

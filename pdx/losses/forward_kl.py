@@ -32,7 +32,7 @@ class ForwardKL:
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         teacher_CS, student_CS = teacher.align(student_logits_CV)

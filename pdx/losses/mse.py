@@ -31,7 +31,7 @@ class MeanSquaredError:
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         teacher_CS, student_CS, keep_CS = teacher.kept_logits(student_logits_CV)

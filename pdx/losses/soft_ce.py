@@ -29,7 +29,7 @@ class SoftCrossEntropy:
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         teacher_CS, student_CS = teacher.align(student_logits_CV)
