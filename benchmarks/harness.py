@@ -68,8 +68,16 @@ def interleave(cases: Sequence[Case], repeats: int) -> Measured:
 # ---- inside a case ---------------------------------------------------------------------------
 
 
-def peak_mib(work: Callable[[], Any]) -> float:
-    """MiB that ``work`` adds to the process's resident memory at its peak (Linux)."""
+def peak_mib(work: Callable[[], Any], device: str = "cpu") -> float:
+    """MiB that ``work`` adds at its peak: resident memory of the process (Linux), or of the GPU."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / MIB
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew from what is resident
     before = _resident("VmRSS")
     work()
@@ -83,14 +91,23 @@ def _resident(key: str) -> int:
     raise RuntimeError(f"no {key} in /proc/self/status")
 
 
-def cpu_seconds(work: Callable[[], Any], repeats: int = 1) -> float:
-    """CPU seconds of the process for one call: the median of ``repeats``."""
+def seconds(work: Callable[[], Any], repeats: int = 1, device: str = "cpu") -> float:
+    """Seconds of one call, the median of ``repeats``: CPU time of the process, or GPU wall time."""
     found = []
     for _ in range(repeats):
-        began = time.process_time()
+        began = _clock(device)
         work()
-        found.append(time.process_time() - began)
+        found.append(_clock(device) - began)
     return statistics.median(found)
+
+
+def _clock(device: str) -> float:
+    if device != "cuda":
+        return time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 # ---- after the cases -------------------------------------------------------------------------
@@ -135,6 +152,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def machine_line() -> str:
+    """The same in one line, under a table."""
+    facts = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    return (
+        f"{facts['date']}, {facts['processor']}, {facts['cores']} cores, "
+        f"{facts['memory_gib']} GiB, Python {facts['python']}, {versions}."
+    )
 
 
 def save(name: str, results: dict[str, Any]) -> None:

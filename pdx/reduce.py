@@ -1,6 +1,6 @@
 """The one reduction: chunks of hidden states, mask, global token count -> gradients and sums."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,8 +9,9 @@ from pdx.models import Head
 from pdx.signal import StudentLogits, TeacherSignal
 from pdx.student import Chunk
 
-# Elements of logits formed at once: 64 MiB in float32, the fastest size measured on CPU.
-CHUNK_ELEMENTS = 2**24
+# Elements of logits formed at once: 48 MiB in float32. On a CPU more is no faster, and much less
+# reads the head's gradient too often (benchmarks/README.md).
+CHUNK_ELEMENTS = 3 * 2**22
 
 
 class Loss(Protocol):
@@ -76,6 +77,7 @@ def backward(
         ce_C, grad_CV = student.close(kd_share, ce_weight_C)
         ce_sum += torch.where(mask_C, ce_C, 0.0).sum()
         projection.add(start, stop, grad_CV)
+        del student, grad_CV  # no view of the logits' memory outlives them
     projection.backward(hidden_BLD)
     return Sums(ce_sum, kd_sum)
 
@@ -132,12 +134,16 @@ class _Projection:
     def backward(self, hidden_BLD: Tensor) -> None:
         """Through the body; parameters that are frozen get none."""
         del self.logits_CV, self.slope_CV  # the body's own peak is not theirs too
-        sources, grads = [hidden_BLD], [self.grad_ND.view_as(hidden_BLD)]
+        inputs: list[Tensor] = [hidden_BLD]
+        grads = [self.grad_ND.view_as(hidden_BLD)]
         for source, grad in ((self.head.weight_VD, self.grad_VD), (self.head.bias_V, self.grad_V)):
             if source is not None and source.requires_grad:
-                sources.append(source)
+                inputs.append(source)
                 grads.append(grad.to(source.dtype))
-        torch.autograd.backward(sources, grads)
+        del self.grad_VD, self.grad_V, grad
+        with torch.enable_grad():
+            total: Tensor = _Known.apply(grads, *inputs)  # type: ignore[assignment]
+        total.backward()
 
     @staticmethod
     def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -146,3 +152,21 @@ class _Projection:
                 torch.mm(a, b, out=out)
             else:
                 out.copy_(torch.mm(a, b))
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradients are known already.
+
+    They are given away, so that a parameter keeps the very memory in which they were summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grads: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.grads = grads
+        return inputs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
+        given = (None, *ctx.grads)
+        ctx.grads.clear()
+        return given
