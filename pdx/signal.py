@@ -138,43 +138,31 @@ class SparseSignal:
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
         student, heat = _student(student_logits_CV), _heat(self)
+        dropped_CK = ~self.keep_NK
+        kept_CK = student.at(self.ids_NK, self.keep_NK, heat).masked_fill(dropped_CK, -torch.inf)
+        rest_C1 = student.rest(self.ids_NK, self.keep_NK, heat)[:, None]
+        student_CS = torch.cat([kept_CK, rest_C1], -1).log_softmax(-1)
         tempered_CK = self.logits_NK.to(student.dtype) / self.temperature
-        tempered_CK = tempered_CK.masked_fill(~self.keep_NK, -torch.inf)
-        teacher_lse_C = tempered_CK.logsumexp(-1)  # over what is kept
-        student_CK = student.at(self.ids_NK, self.keep_NK, heat)
-        student_rest_C = student.rest(self.ids_NK, self.keep_NK, heat)
-        student_all_CS = torch.cat(
-            [student_CK.masked_fill(~self.keep_NK, -torch.inf), student_rest_C[:, None]], -1
-        )
-        student_lse_C = student_all_CS.logsumexp(-1)
-        student_CK = student_CK - student_lse_C[:, None]
         if self.tail == "renormalize":
-            teacher_CK = tempered_CK - teacher_lse_C[:, None]
-            return self._drop(teacher_CK), self._drop(student_CK)
+            teacher_CK = tempered_CK.masked_fill(dropped_CK, -torch.inf).log_softmax(-1)
+            nothing_CK = [dropped_CK]
+            return _drop(teacher_CK, nothing_CK), _drop(student_CS[:, :-1], nothing_CK)
         assert self.lse_N is not None
         teacher_CK = tempered_CK - self.lse_N[:, None]
-        if self.ids_NK.shape[-1] == student.vocab_size and bool(self.keep_NK.all()):
-            return teacher_CK, student_CK  # nothing was cut: there is no tail to put in a bucket
-        # The rest mass from logs: 1 - sum(p) in float32 would be noise where the head is sharp.
-        rest_C = (teacher_lse_C - self.lse_N).clamp(max=0.0)
-        teacher_tail_C = torch.log(-torch.expm1(rest_C)).clamp(min=NOTHING)
-        student_tail_C = student_rest_C - student_lse_C
+        if self.ids_NK.shape[-1] == student.vocab_size and not bool(dropped_CK.any()):
+            return teacher_CK, student_CS[:, :-1]  # nothing was cut: no tail to put in a bucket
+        mass_C1 = teacher_CK.exp().masked_fill(dropped_CK, 0.0).sum(-1, keepdim=True)
+        teacher_tail_C1 = torch.log1p(-mass_C1.clamp(max=1.0)).clamp(min=NOTHING)
         # Rows that keep the whole vocabulary, beside others that do not, have nothing in theirs.
-        whole_C = self.keep_NK.sum(-1) == student.vocab_size
-        teacher_tail_C = teacher_tail_C.masked_fill(whole_C, NOTHING)
-        student_tail_C = student_tail_C.masked_fill(whole_C, NOTHING)
-        return (
-            torch.cat([self._drop(teacher_CK), teacher_tail_C[:, None]], -1),
-            torch.cat([self._drop(student_CK), student_tail_C[:, None]], -1),
-        )
+        whole_C1 = self.keep_NK.sum(-1, keepdim=True) == student.vocab_size
+        nothing_CS = [dropped_CK, whole_C1]
+        teacher_CS = torch.cat([teacher_CK, teacher_tail_C1], -1)
+        return _drop(teacher_CS, nothing_CS), _drop(student_CS, nothing_CS)
 
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
         student = _student(student_logits_CV)
         teacher_CK = self.logits_NK.to(student.dtype) / self.temperature
         return teacher_CK, student.at(self.ids_NK, self.keep_NK, _heat(self)), self.keep_NK
-
-    def _drop(self, logprobs_CK: Tensor) -> Tensor:
-        return logprobs_CK.masked_fill(~self.keep_NK, NOTHING)
 
 
 class Truncating(Protocol):
@@ -212,6 +200,11 @@ class LiveSparseSignal:
 
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
         return self.chunk(0, len(self.hidden_ND)).kept_logits(student_logits_CV)
+
+
+def _drop(logprobs_CS: Tensor, nothing: list[Tensor]) -> Tensor:
+    """Put what carries no mass at ``NOTHING``: masks of parts of the support, left to right."""
+    return logprobs_CS.masked_fill(torch.cat(nothing, -1), NOTHING)
 
 
 def _student(logits_CV: StudentLogits) -> Student:

@@ -110,10 +110,12 @@ class Chunk(Student):
         if self._ids_CK is not None:
             assert self._keep_CK is not None
             kept_CK = self._leaves["kept"].detach().masked_fill(~self._keep_CK, -torch.inf)
-            lse_C = torch.cat([kept_CK, rest_C[:, None]], -1).logsumexp(-1)
-            weight_C = ce_weight_C * (rest_C - lse_C).exp()
+            logprobs_CS = torch.cat([kept_CK, rest_C[:, None]], -1).log_softmax(-1)
+            lse_C = kept_CK[:, 0] - logprobs_CS[:, 0]  # the first is always kept
+            share_CS = ce_weight_C[:, None] * logprobs_CS.exp_()
+            weight_C = share_CS[:, -1]
         else:
-            kept_CK, weight_C = None, ce_weight_C
+            share_CS, weight_C = None, ce_weight_C
         if "rest" in grads and self._rest_CV is out_CV:
             weight_C = weight_C + grads["rest"]
         out_CV.mul_(weight_C[:, None])
@@ -122,10 +124,9 @@ class Chunk(Student):
             out_CV.addcmul_(self._rest_CV, (grads["rest"] / heat)[:, None])
         if "logits" in grads:
             out_CV.add_(grads["logits"])
-        if kept_CK is not None:
+        if share_CS is not None:
             assert self._ids_CK is not None
-            grad_CK = ce_weight_C[:, None] * (kept_CK - lse_C[:, None]).exp()
-            out_CV.scatter_add_(-1, self._ids_CK, grad_CK + grads.get("kept", 0.0))
+            out_CV.scatter_add_(-1, self._ids_CK, share_CS[:, :-1] + grads.get("kept", 0.0))
         out_CV.scatter_add_(-1, self._targets_C1, -ce_weight_C[:, None])
         return lse_C - self._target_C, out_CV
 
