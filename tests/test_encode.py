@@ -1,17 +1,16 @@
 """Encoding in several processes: the same ids, in order, and nothing done twice."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numerics import component
 
-from pdx.config import Run
 from pdx.data import encode, prepare, text
 from pdx.data.encode import Parts, Texts, num_workers
 from pdx.data.tokenizer import EOS, Encoder, train_bpe
-from pdx.env import Env
+from pdx.paths import Outputs
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "été", "and", "12", "more,", "then", "left"]
 DOCUMENTS = [" ".join(WORDS[i % 7 : 3 + i % 9]) + f" {i}" for i in range(40)]
@@ -69,9 +68,8 @@ def test_only_missing_parts_are_encoded(
     assert all(path.stat().st_ino == before[path] for path in kept)
 
 
-def test_a_preparation_that_was_killed_goes_on(
-    tiny: Callable[..., tuple[Run, Env]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its open file
+def test_a_preparation_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The same tokens as without the kill; the chunks that were finished are not encoded again."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -79,8 +77,16 @@ def test_a_preparation_that_was_killed_goes_on(
     for i in range(40):
         words = rng.choice(WORDS, 300)
         (corpus / f"{i}.txt").write_text("\n".join(" ".join(w) for w in np.split(words, 30)))
-    settings = ["data=files", f"data.path={corpus}", "data.tokenizer=bpe", "data.vocab_size=300"]
-    settings += ["data.seq_len=16", "data.val_frac=0.1", "data.test_frac=0.1"]
+    data = component(
+        "data",
+        "files",
+        paths=[f"{corpus}/*.txt"],
+        group_by="document",
+        vocab_size=280,
+        seq_len=16,
+        val_frac=0.1,
+        test_frac=0.1,
+    )
     monkeypatch.setattr(text, "CHUNK_BYTES", 4000)
     written: list[Path] = []
     write = encode._write
@@ -93,16 +99,16 @@ def test_a_preparation_that_was_killed_goes_on(
 
     monkeypatch.setattr(encode, "num_workers", lambda num_chunks: 1)
     monkeypatch.setattr(encode, "_write", killed)
-    run, env = tiny(*settings)
+    outputs = Outputs(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        prepare(run.data, env.paths)
+        prepare(data, outputs)
     first = list(written)
     assert len(first) == 7
     written[:] = [tmp_path] * 8  # no more kills
-    done = prepare(run.data, env.paths)
+    done = prepare(data, outputs)
     assert not set(first) & set(written[8:]) and len(written) > 8
-    assert not list(env.paths.data.glob(".parts-*"))
-    other = prepare(run.data, Env(**{**vars(env), "outputs": str(tmp_path / "other")}).paths)
+    assert not list(outputs.data.glob(".parts-*"))
+    other = prepare(data, Outputs(tmp_path / "other"))
     for split in ("student", "val", "test"):
         ours, theirs = (d.dir / f"{split}.bin" for d in (done, other))
         assert ours.read_bytes() == theirs.read_bytes()
