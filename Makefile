@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-install check format clean
+.PHONY: demo test test-slow test-install check bench bench-gpu format clean
 
 # Install the tested set of versions, then pdx itself, editable.
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +30,12 @@ check: $(STAMP)  ## linters and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: $(STAMP)  ## every figure of benchmarks/README.md, on the CPU
+	set -e; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+
+bench-gpu: $(STAMP)  ## the same on a GPU
+	set -e; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script --device cuda; done
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,7 @@
 """What a step reads: micro-batches on the device, and the teacher's signal for each."""
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -11,8 +13,12 @@ from pdx.config import Run
 from pdx.data import Windows, window_order
 from pdx.frozen import FrozenTeacher, autocast
 from pdx.ranks import Ranks
-from pdx.signal import TeacherSignal
+from pdx.signal import Rows, TeacherSignal
 from pdx.store.reader import Store
+
+# Steps read ahead. On a CPU none are: a worker has one core, and a thread would take its turns on
+# it (measured: benchmarks/README.md).
+READ_AHEAD = {"cuda": 2, "cpu": 0}
 
 
 class MicroBatch(NamedTuple):
@@ -21,6 +27,7 @@ class MicroBatch(NamedTuple):
     Attributes:
         index_B: the windows it is made of.
         num_valid: positions that count, known without asking the device.
+        rows: the teacher's, where the step reads a store.
     """
 
     index_B: np.ndarray
@@ -29,13 +36,19 @@ class MicroBatch(NamedTuple):
     mask_BL: Tensor
     document_BL: Tensor | None
     num_valid: int
+    rows: Rows | None
 
 
 class Feed:
     """Step -> micro-batches: a pure function, so that resuming needs no state.
 
     ``store`` or ``teacher`` gives the signal; with neither, the run reads no teacher. Of several
-    ranks each reads its own equal part of every step's windows.
+    ranks each reads its own equal part of every step's windows. Being pure, it may be computed
+    before it is asked for: one thread reads the next ``read_ahead`` steps, tokens and the store's
+    rows alike, while the device works. What goes wrong there is raised by the step that needed it.
+
+    Attributes:
+        wait_seconds: how long steps have waited for what they read.
     """
 
     def __init__(
@@ -46,16 +59,38 @@ class Feed:
         store: Store | None = None,
         teacher: FrozenTeacher | None = None,
         ranks: Ranks | None = None,
+        read_ahead: int | None = None,
     ) -> None:
         self.run, self.windows, self.device = run, windows, device
         self.store, self.teacher = store, teacher
         self.ranks = ranks or Ranks.alone(device)
         # The first windows of the split serve every seed: one capture is enough for all of them.
         self.num_used = min(run.num_windows, windows.num_windows)
+        self.wait_seconds = 0.0
+        self._ahead = READ_AHEAD[device.type] if read_ahead is None else read_ahead
+        self._reader = ThreadPoolExecutor(1, "pdx-feed") if self._ahead else None
+        self._reading: dict[int, Future[list[MicroBatch]]] = {}
 
     def __call__(self, step: int) -> list[MicroBatch]:
         """The micro-batches of one step."""
-        train, share = self.run.train, self.run.train.batch_size // self.ranks.world_size
+        began = time.monotonic()
+        try:
+            if self._reader is None:
+                return self._read(step)
+            last = min(step + self._ahead, self.run.num_steps - 1)
+            wanted = range(step, max(step, last) + 1)
+            for stale in self._reading.keys() - set(wanted):
+                self._reading.pop(stale).cancel()
+            for later in wanted:
+                if later not in self._reading:
+                    self._reading[later] = self._reader.submit(self._read, later)
+            return self._reading.pop(step).result()
+        finally:
+            self.wait_seconds += time.monotonic() - began
+
+    def _read(self, step: int) -> list[MicroBatch]:
+        train, run = self.run.train, self.run
+        share = train.batch_size // self.ranks.world_size
         order = window_order(
             self.windows.num_windows,
             self.num_used,
@@ -63,22 +98,22 @@ class Feed:
             step * train.batch_size + self.ranks.rank * share,
             share,
         )
-        size = train.micro_batch_size
-        return [self._micro_batch(order[i : i + size]) for i in range(0, share, size)]
+        taught = run.loss.needs_teacher and run.mix((step + 0.5) / run.num_steps) > 0
+        store, size = self.store if taught else None, train.micro_batch_size
+        return [self._micro_batch(order[i : i + size], store) for i in range(0, share, size)]
 
-    def _micro_batch(self, index_B: np.ndarray) -> MicroBatch:
+    def _micro_batch(self, index_B: np.ndarray, store: Store | None) -> MicroBatch:
         batch = self.windows.batch(index_B)
         num_valid = int(batch.mask_BL.sum())
-        moved = batch.to(self.device)
-        return MicroBatch(
-            index_B, moved.tokens_BL, moved.targets_BL, moved.mask_BL, moved.document_BL, num_valid
-        )
+        rows = None
+        if store is not None:
+            rows = store.rows(index_B, self.windows.ids(index_B)).to(self.device)
+        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows)
 
     def signal(self, batch: MicroBatch) -> TeacherSignal:
         """The teacher's word on a micro-batch, positions laid flat."""
-        if self.store is not None:
-            rows = self.store.rows(batch.index_B, self.windows.ids(batch.index_B))
-            return self.run.signal.sparse(rows.to(self.device))
+        if batch.rows is not None:
+            return self.run.signal.sparse(batch.rows)
         assert self.teacher is not None
         return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits)
 

@@ -52,14 +52,17 @@ def head_of(model: Any, vocab_size: int | None = None) -> Head:
             f"teacher.path: {type(model).__name__} has no output embedding; use a causal language "
             "model (AutoModelForCausalLM)."
         )
-    bias = getattr(output, "bias", None)
+    weight, bias = whole(output.weight), getattr(output, "bias", None)
+    bias = None if bias is None else whole(bias)
+    if vocab_size is not None and vocab_size < len(weight):
+        weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
     config = model.config
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides
     if scale is None:
         scale = 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     return Head(
-        weight_VD=whole(output.weight)[:vocab_size],
-        bias_V=None if bias is None else whole(bias)[:vocab_size],
+        weight_VD=weight,
+        bias_V=bias,
         softcap=getattr(config, "final_logit_softcapping", None),
         scale=float(scale),
     )

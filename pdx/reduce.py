@@ -1,22 +1,23 @@
 """The one reduction: chunks of hidden states, mask, global token count -> gradients and sums."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pdx.models import Head
-from pdx.signal import TeacherSignal
+from pdx.signal import StudentLogits, TeacherSignal
+from pdx.student import Chunk
 
-# Elements of logits formed at once: 64 MiB in float32, the fastest size measured on CPU.
-CHUNK_ELEMENTS = 2**24
+# Elements of logits formed at once: 48 MiB in float32. On a CPU more is no faster, and much less
+# reads the head's gradient too often (benchmarks/README.md).
+CHUNK_ELEMENTS = 3 * 2**22
 
 
 class Loss(Protocol):
     """A chunk of student logits and the matching signal -> loss_C, nats per token, unreduced."""
 
-    def __call__(self, student_logits_CV: Tensor, teacher: TeacherSignal) -> Tensor: ...
+    def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor: ...
 
 
 class Sums(NamedTuple):
@@ -31,6 +32,7 @@ def chunk_size(vocab_size: int) -> int:
     return max(1, CHUNK_ELEMENTS // vocab_size)
 
 
+@torch.no_grad()
 def backward(
     hidden_BLD: Tensor,
     head: Head,
@@ -46,34 +48,125 @@ def backward(
 
     loss = sum over valid tokens of ((1 - kd_weight) * ce + kd_weight * scale * kd) / num_valid
 
-    Logits are formed, used and freed chunk by chunk: [B, L, V] never exists. Each chunk is driven
-    back to the hidden states and the head at once; the body is driven back once at the end.
+    Logits are formed, turned into their own gradient and driven back to the hidden states and the
+    head chunk by chunk: [B, L, V] never exists, and autograd sees what a loss asks for, no more.
+    The body, and the head's parameters with it, are driven back once at the end.
 
     Args:
         num_valid: valid tokens of the whole batch over all micro-batches (and ranks).
         signal: None where ``kd_weight`` is 0 or the loss needs no teacher.
     """
-    width = hidden_BLD.shape[-1]
-    leaf_ND = hidden_BLD.detach().reshape(-1, width).requires_grad_()
+    hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
-    ce_sum = torch.zeros((), device=leaf_ND.device)
-    kd_sum = torch.zeros((), device=leaf_ND.device)
-    size = chunk or chunk_size(head.vocab_size)
-    for start in range(0, len(leaf_ND), size):
-        stop = min(start + size, len(leaf_ND))
+    size = min(chunk or chunk_size(head.vocab_size), len(hidden_ND))
+    projection = _Projection(head, hidden_ND, size)
+    ce_sum = torch.zeros((), device=hidden_ND.device, dtype=projection.dtype)
+    kd_sum = torch.zeros_like(ce_sum)
+    for start in range(0, len(hidden_ND), size):
+        stop = min(start + size, len(hidden_ND))
         mask_C = mask_N[start:stop]
-        logits_CV = head(leaf_ND[start:stop])
-        logits_CV = logits_CV.float() if logits_CV.dtype.itemsize < 4 else logits_CV
-        ce_C = F.cross_entropy(logits_CV, targets_N[start:stop], reduction="none")
-        ce = torch.where(mask_C, ce_C, 0.0).sum()
-        total = (1 - kd_weight) * ce
+        student = Chunk(projection.logits(start, stop), targets_N[start:stop])
+        kd_share = None
         if signal is not None:
             part = signal.chunk(start, stop)
-            kd = part.scale * torch.where(mask_C, loss(logits_CV, part), 0.0).sum()
-            total = total + kd_weight * kd
+            with torch.enable_grad():
+                kd = part.scale * torch.where(mask_C, loss(student, part), 0.0).sum()
+                kd_share = kd * (kd_weight / num_valid)
             kd_sum += kd.detach()
-        (total / num_valid).backward()
-        ce_sum += ce.detach()
-    assert leaf_ND.grad is not None
-    hidden_BLD.backward(leaf_ND.grad.view_as(hidden_BLD))
+        ce_weight_C = mask_C.to(student.dtype) * ((1 - kd_weight) / num_valid)
+        ce_C, grad_CV = student.close(kd_share, ce_weight_C)
+        ce_sum += torch.where(mask_C, ce_C, 0.0).sum()
+        projection.add(start, stop, grad_CV)
+        del student, grad_CV  # no view of the logits' memory outlives them
+    projection.backward(hidden_BLD)
     return Sums(ce_sum, kd_sum)
+
+
+class _Projection:
+    """The products of one micro-batch with its head: logits out, their gradient back.
+
+    Products are of the precision that autocast asks for; gradients are summed in float32 or
+    better, and handed to autograd once, so that a tied embedding's are added up like any others.
+    """
+
+    def __init__(self, head: Head, hidden_ND: Tensor, size: int) -> None:
+        kind = hidden_ND.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        self.head = head
+        self.hidden_ND = hidden_ND.to(low or hidden_ND.dtype)
+        self.weight_VD = head.weight_VD.detach().to(self.hidden_ND.dtype)
+        self.dtype = torch.promote_types(self.hidden_ND.dtype, torch.float32)
+        self.logits_CV = hidden_ND.new_empty((size, head.vocab_size), dtype=self.dtype)
+        self.slope_CV: Tensor | None = None  # of the soft cap
+        self.grad_ND = torch.empty_like(hidden_ND)
+        self.grad_VD = torch.zeros_like(head.weight_VD, dtype=self.dtype)
+        self.grad_V = hidden_ND.new_zeros(head.vocab_size, dtype=self.dtype)
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """Those of some positions, in memory that the next call uses again."""
+        out_CV = self.logits_CV[: stop - start]
+        self._product(self.hidden_ND[start:stop], self.weight_VD.T, out_CV)
+        if self.head.bias_V is not None:
+            out_CV.add_(self.head.bias_V)
+        if self.head.scale != 1.0:
+            out_CV.mul_(self.head.scale)
+        if (cap := self.head.softcap) is not None:
+            out_CV.div_(cap).tanh_()
+            self.slope_CV = 1 - out_CV.square()
+            out_CV.mul_(cap)
+        return out_CV
+
+    def add(self, start: int, stop: int, grad_CV: Tensor) -> None:
+        """Drive a chunk's gradient back to hidden states and head."""
+        if self.slope_CV is not None:
+            grad_CV.mul_(self.slope_CV)
+        if self.head.scale != 1.0:
+            grad_CV.mul_(self.head.scale)
+        if self.head.bias_V is not None:
+            self.grad_V += grad_CV.sum(0)
+        low_CV = grad_CV.to(self.weight_VD.dtype)
+        self._product(low_CV, self.weight_VD, self.grad_ND[start:stop])
+        if low_CV.dtype == self.dtype:
+            self.grad_VD.addmm_(low_CV.T, self.hidden_ND[start:stop])
+        else:
+            self.grad_VD += torch.mm(low_CV.T, self.hidden_ND[start:stop])
+
+    def backward(self, hidden_BLD: Tensor) -> None:
+        """Through the body; parameters that are frozen get none."""
+        del self.logits_CV, self.slope_CV  # the body's own peak is not theirs too
+        inputs: list[Tensor] = [hidden_BLD]
+        grads = [self.grad_ND.view_as(hidden_BLD)]
+        for source, grad in ((self.head.weight_VD, self.grad_VD), (self.head.bias_V, self.grad_V)):
+            if source is not None and source.requires_grad:
+                inputs.append(source)
+                grads.append(grad.to(source.dtype))
+        del self.grad_VD, self.grad_V, grad
+        with torch.enable_grad():
+            total: Tensor = _Known.apply(grads, *inputs)  # type: ignore[assignment]
+        total.backward()
+
+    @staticmethod
+    def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+        with torch.autocast(a.device.type, enabled=False):
+            if a.dtype == out.dtype:
+                torch.mm(a, b, out=out)
+            else:
+                out.copy_(torch.mm(a, b))
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradients are known already.
+
+    They are given away, so that a parameter keeps the very memory in which they were summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grads: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.grads = grads
+        return inputs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
+        given = (None, *ctx.grads)
+        ctx.grads.clear()
+        return given

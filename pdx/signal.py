@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pdx.student import Student, upcast
+
 # Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN, and
 # exp(NOTHING) is 0 in float32 and float64 alike.
 NOTHING = -1e4
@@ -43,6 +45,11 @@ class Rows(NamedTuple):
         return Rows(self.ids_NK.to(device), self.logits_NK.to(device), lse)
 
 
+# What a loss hands on to its signal, and never opens: a chunk of logits [C, V] in any float dtype,
+# or the reduction's own form of one, which costs no graph over V.
+StudentLogits = Tensor | Student
+
+
 class TeacherSignal(Protocol):
     """What a loss sees of the teacher: never whether it is live or stored.
 
@@ -57,11 +64,11 @@ class TeacherSignal(Protocol):
         """The signal at positions ``start:stop``."""
         ...
 
-    def align(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
         """Log-probabilities of teacher and student on one support, both [C, S], in nats."""
         ...
 
-    def kept_logits(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
         """Tempered logits of both on the kept tokens, and which entries are kept: [C, S] each."""
         ...
 
@@ -86,15 +93,17 @@ class DenseSignal:
     def chunk(self, start: int, stop: int) -> "DenseSignal":
         return replace(self, hidden_ND=self.hidden_ND[start:stop])
 
-    def align(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-        teacher_CV, student_CV, _ = self.kept_logits(student_logits_CV)
-        return teacher_CV.log_softmax(-1), student_CV.log_softmax(-1)
+    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
+        student_CV = _student(student_logits_CV).logprobs(_heat(self))
+        return self._teacher().log_softmax(-1), student_CV
 
-    def kept_logits(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad():
-            teacher_CV = _upcast(self.head(self.hidden_ND)) / self.temperature
-        student_CV = _temper(student_logits_CV, self)
-        return teacher_CV, student_CV, torch.ones_like(student_CV, dtype=torch.bool)
+    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
+        student_CV = _student(student_logits_CV).logits(_heat(self))
+        return self._teacher(), student_CV, torch.ones_like(student_CV, dtype=torch.bool)
+
+    @torch.no_grad()
+    def _teacher(self) -> Tensor:
+        return upcast(self.head(self.hidden_ND)) / self.temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,43 +136,33 @@ class SparseSignal:
             lse_N=None if self.lse_N is None else self.lse_N[start:stop],
         )
 
-    def align(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-        student_CV = _temper(student_logits_CV, self)
-        tempered_CK = self.logits_NK.to(student_CV.dtype) / self.temperature
-        tempered_CK = tempered_CK.masked_fill(~self.keep_NK, -torch.inf)
-        teacher_lse_C = tempered_CK.logsumexp(-1)  # over what is kept
-        student_lse_C1 = student_CV.logsumexp(-1, keepdim=True)
-        student_CK = student_CV.gather(-1, self.ids_NK) - student_lse_C1
+    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
+        student, heat = _student(student_logits_CV), _heat(self)
+        dropped_CK = ~self.keep_NK
+        kept_CK = student.at(self.ids_NK, self.keep_NK, heat).masked_fill(dropped_CK, -torch.inf)
+        rest_C1 = student.rest(self.ids_NK, self.keep_NK, heat)[:, None]
+        student_CS = torch.cat([kept_CK, rest_C1], -1).log_softmax(-1)
+        tempered_CK = self.logits_NK.to(student.dtype) / self.temperature
         if self.tail == "renormalize":
-            teacher_CK = tempered_CK - teacher_lse_C[:, None]
-            return self._drop(teacher_CK), self._drop(student_CK)
+            teacher_CK = tempered_CK.masked_fill(dropped_CK, -torch.inf).log_softmax(-1)
+            nothing_CK = [dropped_CK]
+            return _drop(teacher_CK, nothing_CK), _drop(student_CS[:, :-1], nothing_CK)
         assert self.lse_N is not None
         teacher_CK = tempered_CK - self.lse_N[:, None]
-        if self.ids_NK.shape[-1] == student_CV.shape[-1] and bool(self.keep_NK.all()):
-            return teacher_CK, student_CK  # nothing was cut: there is no tail to put in a bucket
-        # The rest mass from logs: 1 - sum(p) in float32 would be noise where the head is sharp.
-        rest_C = (teacher_lse_C - self.lse_N).clamp(max=0.0)
-        teacher_tail_C = torch.log(-torch.expm1(rest_C)).clamp(min=NOTHING)
-        # A dropped entry must not hide its id from the tail: let it point at one that is kept.
-        hidden_CK = torch.where(self.keep_NK, self.ids_NK, self.ids_NK[:, :1])
-        student_rest_CV = student_CV.scatter(-1, hidden_CK, -torch.inf)
-        student_tail_C = student_rest_CV.logsumexp(-1) - student_lse_C1[:, 0]
+        if self.ids_NK.shape[-1] == student.vocab_size and not bool(dropped_CK.any()):
+            return teacher_CK, student_CS[:, :-1]  # nothing was cut: no tail to put in a bucket
+        mass_C1 = teacher_CK.exp().masked_fill(dropped_CK, 0.0).sum(-1, keepdim=True)
+        teacher_tail_C1 = torch.log1p(-mass_C1.clamp(max=1.0)).clamp(min=NOTHING)
         # Rows that keep the whole vocabulary, beside others that do not, have nothing in theirs.
-        whole_C = self.keep_NK.sum(-1) == student_CV.shape[-1]
-        teacher_tail_C = teacher_tail_C.masked_fill(whole_C, NOTHING)
-        student_tail_C = student_tail_C.masked_fill(whole_C, NOTHING)
-        return (
-            torch.cat([self._drop(teacher_CK), teacher_tail_C[:, None]], -1),
-            torch.cat([self._drop(student_CK), student_tail_C[:, None]], -1),
-        )
+        whole_C1 = self.keep_NK.sum(-1, keepdim=True) == student.vocab_size
+        nothing_CS = [dropped_CK, whole_C1]
+        teacher_CS = torch.cat([teacher_CK, teacher_tail_C1], -1)
+        return _drop(teacher_CS, nothing_CS), _drop(student_CS, nothing_CS)
 
-    def kept_logits(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        student_CV = _temper(student_logits_CV, self)
-        teacher_CK = self.logits_NK.to(student_CV.dtype) / self.temperature
-        return teacher_CK, student_CV.gather(-1, self.ids_NK), self.keep_NK
-
-    def _drop(self, logprobs_CK: Tensor) -> Tensor:
-        return logprobs_CK.masked_fill(~self.keep_NK, NOTHING)
+    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
+        student = _student(student_logits_CV)
+        teacher_CK = self.logits_NK.to(student.dtype) / self.temperature
+        return teacher_CK, student.at(self.ids_NK, self.keep_NK, _heat(self)), self.keep_NK
 
 
 class Truncating(Protocol):
@@ -196,18 +195,22 @@ class LiveSparseSignal:
             temperatures = tuple({1.0, self.signal.temperature})
             return self.signal.sparse(Rows.of(logits_CV, self.signal.top_k, temperatures))
 
-    def align(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
         return self.chunk(0, len(self.hidden_ND)).align(student_logits_CV)
 
-    def kept_logits(self, student_logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
         return self.chunk(0, len(self.hidden_ND)).kept_logits(student_logits_CV)
 
 
-def _upcast(logits: Tensor) -> Tensor:
-    """Half precision is no place for a softmax; float64 (the tests' oracle) is left alone."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+def _drop(logprobs_CS: Tensor, nothing: list[Tensor]) -> Tensor:
+    """Put what carries no mass at ``NOTHING``: masks of parts of the support, left to right."""
+    return logprobs_CS.masked_fill(torch.cat(nothing, -1), NOTHING)
 
 
-def _temper(student_logits_CV: Tensor, signal: DenseSignal | SparseSignal) -> Tensor:
-    logits_CV = _upcast(student_logits_CV)
-    return logits_CV / signal.temperature if signal.temper_student else logits_CV
+def _student(logits_CV: StudentLogits) -> Student:
+    return logits_CV if isinstance(logits_CV, Student) else Student(logits_CV)
+
+
+def _heat(signal: DenseSignal | SparseSignal) -> float:
+    """The temperature of the student's side."""
+    return signal.temperature if signal.temper_student else 1.0

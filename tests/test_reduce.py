@@ -1,11 +1,14 @@
 """The one reduction: global token count, mask, mixture, and no [B, L, V] ever."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from numerics import VOCAB, component, logits, word
+from numerics import SIGNALS, VOCAB, component, logits, values, word
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pdx.models import Head
 from pdx.reduce import CHUNK_ELEMENTS, backward, chunk_size
@@ -84,20 +87,32 @@ def test_masked_positions_change_nothing_whatever_stands_there(kd_weight: float)
     assert (grad[~MASK] == 0).all()
 
 
-def test_logits_are_formed_in_chunks_only():
-    seen: list[int] = []
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gave."""
 
-    class Watched(Head):
-        def __call__(self, hidden_CD: Tensor) -> Tensor:
-            seen.append(len(hidden_CD))
-            return super().__call__(hidden_CD)
+    numel = 0
 
-    hidden_BLD = logits(6, 8).view(2, 4, VOCAB).requires_grad_()
-    signal = FULL.live(logits(7, 8), Watched(torch.eye(VOCAB)))
-    backward(
-        hidden_BLD, Watched(torch.eye(VOCAB)), TARGETS, MASK, signal, FORWARD_KL, 0.5, 6, chunk=3
-    )
-    assert sorted(seen) == [2, 2, 3, 3, 3, 3]  # student and teacher alike
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("of", ["full-t2_both", "topk-bucket-t1", "topp-renormalize-t2_both"])
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_logits_are_formed_in_chunks_only(of: str, chunk: int):
+    """Nothing larger than a chunk of logits, of student and live teacher alike, but the inputs."""
+    num, width = 64, 2
+    weight_VD, teacher_VD = logits(6, VOCAB, width), logits(7, VOCAB, width)
+    hidden_BLD = logits(8, num, width).view(2, -1, width).requires_grad_()
+    signal = SIGNALS[of].live(logits(9, num, width), Head(teacher_VD))
+    targets_BL, mask_BL = torch.zeros(2, num // 2, dtype=torch.int64), torch.ones(2, num // 2) > 0
+    with Largest() as largest:
+        head = Head(weight_VD.requires_grad_())
+        backward(hidden_BLD, head, targets_BL, mask_BL, signal, FORWARD_KL, 0.5, num, chunk)
+    assert largest.numel == max(chunk * VOCAB, num * width)
 
 
 def test_chunks_are_bounded_in_elements():
@@ -114,3 +129,148 @@ def test_half_precision_logits_are_upcast_before_the_softmax():
         hidden_BLD.double().view(8, VOCAB), TARGETS.view(8), reduction="none"
     )
     assert ce == pytest.approx(float(wanted[MASK.view(8)].sum()), rel=1e-6)
+
+
+# ---- the plain form: every logit at once, autograd through all of it ---------------------------
+
+LOSSES = {name: component("loss", name) for name in values("loss")}
+HEADS: dict[str, dict[str, Any]] = {
+    "matrix": {},
+    "bias": {"bias_V": logits(20, 1)[0]},
+    "capped": {"bias_V": logits(20, 1)[0], "softcap": 4.0, "scale": 0.7},
+}
+WIDTH = 4
+
+
+def both_forms(
+    name: str, of: str, shape: dict[str, Any], chunk: int, dtype: torch.dtype, sharp: float = 1.0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Sums, and gradients of hidden states, head and bias: of the reduction, and in plain form."""
+    found: list[list[Tensor]] = []
+    loss, kd_weight = LOSSES[name], 0.7 if LOSSES[name].needs_teacher else 0.0
+    for plain in (False, True):
+        hidden_ND = (sharp * logits(21, 8, WIDTH)).to(dtype).requires_grad_()
+        weight_VD = logits(22, VOCAB, WIDTH).to(dtype).requires_grad_()
+        fields = dict(shape)
+        if "bias_V" in shape:
+            fields["bias_V"] = shape["bias_V"].detach().clone().to(dtype).requires_grad_()
+        head = Head(weight_VD, **fields)
+        teacher_NV = logits(23, 8).double()
+        if sharp > 1:  # near the student
+            teacher_NV += hidden_ND.detach().double() @ weight_VD.detach().double().T
+        teacher_NV = teacher_NV.to(dtype)
+        signal = word(SIGNALS[of], teacher_NV) if kd_weight else None
+        targets_N, mask_N = TARGETS.view(8), MASK.view(8)
+        if plain:
+            logits_NV = head(hidden_ND)
+            ce_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+            ce = ce_N[mask_N].sum()
+            kd = torch.zeros_like(ce)
+            if signal is not None:
+                kd = signal.scale * loss(logits_NV, signal)[mask_N].sum()
+            (((1 - kd_weight) * ce + kd_weight * kd) / 6).backward()
+        else:
+            hidden_BLD = (1 * hidden_ND).view(2, 4, WIDTH)
+            ce, kd = backward(hidden_BLD, head, TARGETS, MASK, signal, loss, kd_weight, 6, chunk)
+        given = [hidden_ND, weight_VD, *(v for v in fields.values() if isinstance(v, Tensor))]
+        grads = [tensor.grad for tensor in given]
+        assert all(grad is not None for grad in grads)
+        found.append([ce.detach(), kd.detach(), *grads])  # type: ignore[list-item]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("of", sorted(SIGNALS))
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("shape", HEADS)
+def test_reduction_is_the_plain_form(name: str, of: str, chunk: int, shape: str):
+    """To the last digits of float64, whatever the chunk, the head, the signal and the loss."""
+    ours, plain = both_forms(name, of, HEADS[shape], chunk, torch.float64)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("of", sorted(SIGNALS))
+@pytest.mark.parametrize("sharp", [1.0, 5.0, 30.0])
+def test_float32_is_no_further_from_float64_than_the_plain_form_is(
+    name: str, of: str, sharp: float
+):
+    """Also where the student leaves nothing to the tail; a logit of 200 is known to 1e-5 only."""
+    ours, plain = both_forms(name, of, {}, 3, torch.float32, sharp)
+    _, exact = both_forms(name, of, {}, 3, torch.float64, sharp)
+    for a, b, c in zip(ours, plain, exact, strict=True):
+        allowed = 3 * float((b - c).norm()) + 1e-6 * sharp * float(c.norm()) + 1e-7
+        assert float((a - c).norm()) <= allowed
+
+
+def test_a_tiny_tail_has_its_exact_gradient():
+    """Log-probability -40 for all but one token: 1 - p would be 0 in float64 already."""
+    teacher_NV = torch.zeros(1, VOCAB)
+    student_NV = torch.zeros(1, VOCAB)
+    student_NV[0, 3] = 40.0
+    teacher_NV[0, 3] = 2.0
+    signal = word(component("signal", "topk", top_k=1, tail="bucket"), teacher_NV)
+    hidden_BLD = student_NV[None].requires_grad_()
+    one = torch.ones(1, 1)
+    sums = backward(
+        hidden_BLD, Head(torch.eye(VOCAB)), 3 * one.long(), one > 0, signal, FORWARD_KL, 1.0, 1
+    )
+    kept = math.exp(2) / (math.exp(2) + VOCAB - 1)
+    tail = 40.0 - math.log(VOCAB - 1)  # minus the student's log-probability of all others
+    wanted = kept * math.log(kept) + (1 - kept) * (math.log(1 - kept) + tail)
+    assert float(sums.kd) == pytest.approx(wanted, rel=1e-6)
+    assert hidden_BLD.grad is not None
+    slopes = hidden_BLD.grad[0, 0].tolist()
+    others = [-(1 - kept) / (VOCAB - 1)] * VOCAB
+    others[3] = 1 - kept
+    assert slopes == pytest.approx(others, rel=1e-6)
+
+
+def test_products_are_of_autocasts_precision_and_sums_are_not():
+    """bfloat16 hidden states, head and gradients of logits; float32 softmax, loss and sums."""
+    generator = torch.Generator().manual_seed(30)
+    hidden_BLD = torch.randn(2, 4, 64, generator=generator)
+    weight_VD = torch.randn(VOCAB, 64, generator=generator)
+    rounded: list[Tensor] = []
+    for low in (False, True):
+        cast = torch.bfloat16 if low else torch.float32
+        leaf_BLD, leaf_VD = hidden_BLD.clone().requires_grad_(), weight_VD.clone().requires_grad_()
+        signal = word(FULL, logits(0, 8))
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            sums = backward(1 * leaf_BLD, Head(leaf_VD), TARGETS, MASK, signal, FORWARD_KL, 0.5, 6)
+        assert leaf_BLD.grad is not None and leaf_VD.grad is not None
+        assert sums.ce.dtype == sums.kd.dtype == leaf_VD.grad.dtype == torch.float32
+        rounded += [leaf_BLD.grad, leaf_VD.grad]
+        wanted = hidden_BLD.to(cast) @ weight_VD.T.to(cast)
+        ce_N = torch.nn.functional.cross_entropy(
+            wanted.float().view(8, VOCAB), TARGETS.view(8), reduction="none"
+        )
+        torch.testing.assert_close(sums.ce, ce_N[MASK.view(8)].sum(), rtol=1e-5, atol=1e-5)
+    for exact, low in zip(rounded[:2], rounded[2:], strict=True):
+        gap = float((exact - low).norm() / exact.norm())
+        assert 1e-5 < gap < 2e-2
+
+
+def test_a_tied_embedding_gets_both_gradients():
+    weight_VD = logits(40, VOCAB, WIDTH).double().requires_grad_()
+    grads: list[Tensor] = []
+    for plain in (True, False):
+        weight_VD.grad = None
+        hidden_BLD = torch.nn.functional.embedding(TARGETS, weight_VD)
+        if plain:
+            ce = torch.nn.functional.cross_entropy(
+                (hidden_BLD @ weight_VD.T).view(8, VOCAB)[MASK.view(8)], TARGETS[MASK]
+            )
+            ce.backward()
+        else:
+            backward(hidden_BLD, Head(weight_VD), TARGETS, MASK, None, LOSSES["none"], 0.0, 6)
+        assert weight_VD.grad is not None
+        grads.append(weight_VD.grad)
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden_BLD, head = logits(41, 8).view(2, 4, VOCAB).requires_grad_(), Head(torch.eye(VOCAB))
+    backward(hidden_BLD, head, TARGETS, MASK, None, LOSSES["none"], 0.0, 6)
+    assert head.weight_VD.grad is None and hidden_BLD.grad is not None

@@ -1,6 +1,6 @@
 """From documents to token shards: read, split, train the tokenizer, encode."""
 
-import mmap
+import hashlib
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from pdx.data import tokenizer as tokenizers_
 from pdx.data.corpus import SPLITS, TextCorpus
+from pdx.data.encode import Parts, Texts
 from pdx.data.shards import ShardWriter, token_dtype
 from pdx.data.split import Sketches, assign, clusters, leaks, random_order
 from pdx.errors import DataError
-from pdx.files import require_space
+from pdx.files import digest, require_space
 
 CHUNK_BYTES = 4_000_000  # text encoded at a time
 
@@ -27,6 +28,7 @@ class Spool:
         self.groups: list[str] = []
         self.sketches = Sketches()
         starts = [0]
+        content = hashlib.blake2b()
         with open(path, "wb") as file:
             for document in tqdm(corpus.documents(), desc="reading", unit=" documents"):
                 if not document.text.strip():
@@ -39,23 +41,20 @@ class Spool:
                         f"({err}); drop or mend it."
                     ) from err
                 file.write(payload)
+                content.update(payload)
                 starts.append(starts[-1] + len(payload))
                 self.groups.append(document.group)
                 self.sketches.add(document.text)
         if not self.groups:
             raise DataError(f"{corpus.source()}: holds no text; name a corpus that does.")
-        self.starts = np.asarray(starts)
-        self.num_bytes = np.diff(self.starts)
-        self._path = path
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def text(self, document: int) -> str:
-        return self._map[self.starts[document] : self.starts[document + 1]].decode()
+        starts_D = np.asarray(starts)
+        self.num_bytes = np.diff(starts_D)
+        self.digest = content.hexdigest()
+        self.texts = Texts(path, starts_D)
 
     def remove(self) -> None:
-        self._map.close()
-        self._path.unlink()
+        self.texts.close()
+        self.texts.path.unlink()
 
 
 def _chunks(documents: np.ndarray, num_bytes: np.ndarray) -> Iterator[Sequence[int]]:
@@ -90,12 +89,13 @@ def build_text(corpus: TextCorpus, directory: Path) -> dict[str, Any]:
         for index, split in enumerate(SPLITS)
     }
     total = int(spool.num_bytes.sum())
-    require_space(directory, 4 * total, "tokenised text")  # every byte a token, at the worst
+    # A token has 4 bytes in a shard and 8 in a part, and stands for 2 bytes of text at least.
+    require_space(directory, 6 * total, "tokenised text")
 
     if corpus.tokenizer == "bpe":
         assert corpus.vocab_size is not None
         train = np.concatenate([members["student"], members["teacher"]])
-        texts = (spool.text(d) for d in tqdm(train, desc="training BPE", unit=" documents"))
+        texts = (spool.texts[d] for d in tqdm(train, desc="training BPE", unit=" documents"))
         tokenizer = tokenizers_.train_bpe(texts, corpus.vocab_size)
     else:
         tokenizer = tokenizers_.load_pretrained(corpus.tokenizer)
@@ -104,7 +104,11 @@ def build_text(corpus: TextCorpus, directory: Path) -> dict[str, Any]:
     eos_id = int(tokenizer.eos_token_id)
 
     stride = corpus.stride or corpus.seq_len
-    encoder = tokenizers_.Encoder(tokenizer)
+    chunks = {s: list(_chunks(members[s], spool.num_bytes)) for s in SPLITS}
+    ends = [len(chunk) for split in SPLITS for chunk in chunks[split]]
+    order = hashlib.blake2b(np.concatenate([members[s] for s in SPLITS]).tobytes()).hexdigest()
+    named = digest([tokenizers_.pretrained_identity(tokenizer), spool.digest, order, ends])
+    parts = Parts(directory.parent / f".parts-{named}", tokenizers_.Encoder(tokenizer), spool.texts)
     splits = {}
     with tqdm(total=total, desc="tokenising", unit="B", unit_scale=True) as bar:
         for split in SPLITS:
@@ -118,13 +122,15 @@ def build_text(corpus: TextCorpus, directory: Path) -> dict[str, Any]:
                 stride=stride,
                 document_mask=corpus.document_mask,
             )
-            for chunk in _chunks(members[split], spool.num_bytes):
-                for ids, counts in encoder.encode([spool.text(d) for d in chunk]):
+            encoded = parts.read(split, chunks[split])
+            for chunk, documents in zip(chunks[split], encoded, strict=True):
+                for ids, counts in documents:
                     writer.add(np.append(ids, eos_id), np.append(counts, 0))
                 writer.flush()
                 bar.update(int(spool.num_bytes[chunk].sum()))
             splits[split] = {"num_documents": len(members[split]), **writer.finish()}
     spool.remove()
+    parts.remove()
     return {
         "vocab_size": vocab_size,
         "eos_id": eos_id,

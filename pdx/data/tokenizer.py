@@ -107,6 +107,10 @@ class Encoder:
             for index, added in self.backend.get_added_tokens_decoder().items():
                 self.bytes_V[index] = len(added.content.encode())
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.backend.encode_special_tokens = True  # no part of what a pickle keeps
+
     def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each text its ids, int64, and their bytes, int64."""
         encodings = self.backend.encode_batch(texts, add_special_tokens=False)

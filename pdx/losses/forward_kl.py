@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import TeacherSignal
+from pdx.signal import StudentLogits, TeacherSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class ForwardKL:
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    def __call__(self, student_logits_CV: Tensor, teacher: TeacherSignal) -> Tensor:
+    def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         teacher_CS, student_CS = teacher.align(student_logits_CV)
         return (teacher_CS.exp() * (teacher_CS - student_CS)).sum(-1)

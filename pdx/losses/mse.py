@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import TeacherSignal
+from pdx.signal import StudentLogits, TeacherSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class MeanSquaredError:
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    def __call__(self, student_logits_CV: Tensor, teacher: TeacherSignal) -> Tensor:
+    def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         teacher_CS, student_CS, keep_CS = teacher.kept_logits(student_logits_CV)
         num_kept_C1 = keep_CS.sum(-1, keepdim=True)
         gap_CS = (teacher_CS - student_CS).masked_fill(~keep_CS, 0.0)

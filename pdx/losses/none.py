@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import TeacherSignal
+from pdx.signal import StudentLogits, TeacherSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class NoDistillation:
     needs_teacher: ClassVar[bool] = False
     needs_closed_signal: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    def __call__(self, student_logits_CV: Tensor, teacher: TeacherSignal) -> Tensor:
+    def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         raise AssertionError("loss=none reads no teacher and is never called")
