@@ -3,12 +3,11 @@
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 
 from pdx.env import Env
 from pdx.errors import SweepError
@@ -16,6 +15,7 @@ from pdx.files import locked
 from pdx.sweep.definition import define
 from pdx.sweep.describe import describe, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
+from pdx.sweep.launchers import check_launcher, launch
 from pdx.sweep.local import visible_gpus
 from pdx.sweep.plan import Plan, pending
 from pdx.sweep.planner import make_plan
@@ -44,6 +44,7 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         plan.save(directory)
         print(f"report: {report(plan, env)[0]}")
         return None
+    check_launcher(sweeper.config, env)
     return run_sweep(sweeper, plan, env)
 
 
@@ -76,7 +77,9 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
                 file=sys.stderr,
             )
             if todo:
-                _launch(sweeper, Prepare(str(directory)), 1)
+                name = f"{plan.sweep_id}-prepare"
+                for failure in launch(sweeper, Prepare(str(directory)), 1, name):
+                    raise failure
             _work(sweeper, plan, env, queue)
         finally:
             queue.reap(plan, env.max_retries)
@@ -89,19 +92,30 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
 def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue) -> None:
     """Launch workers until nothing waits: again where the last one was lost with its point."""
     gpus = tuple(visible_gpus(env.gpus))
+
+    def is_over() -> bool:
+        queue.reap(plan, env.max_retries)
+        return not queue.num_waiting() + queue.counts(plan)["running"]
+
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(plan, env, stop), daemon=True)
     if queue.num_waiting():
         watcher.start()
     try:
-        while waiting := queue.num_waiting():
+        while not is_over():
+            waiting, told = queue.num_waiting(), queue.num_told()
+            if not waiting:  # workers that this driver did not launch are at the rest
+                time.sleep(1.0)
+                continue
             num_workers = min(workers_of(env), waiting)
             task = Worker(
                 str(plan.directory(env)), num_workers, gpus, env.isolation, env.max_retries
             )
-            _launch(sweeper, task, num_workers)
-            if not queue.reap(plan, env.max_retries):
-                return  # what still waits, no worker could take
+            failures = launch(sweeper, task, num_workers, plan.sweep_id, is_over)
+            for failure in failures:
+                print(f"warning: {failure}", file=sys.stderr)
+            if queue.num_told() == told and queue.num_waiting() == waiting:
+                return  # no worker could take what waits
     finally:
         stop.set()
         if watcher.is_alive():
@@ -141,15 +155,3 @@ def workers_of(env: Env) -> int:
     if env.num_workers != "auto":
         return env.num_workers
     return len(visible_gpus(env.gpus)) or len(os.sched_getaffinity(0))
-
-
-def _launch(sweeper: Any, task: Any, count: int) -> None:
-    """``count`` jobs of ``task`` through whatever launcher Hydra was given."""
-    launcher = Plugins.instance().instantiate_launcher(
-        config=sweeper.config, hydra_context=sweeper.context, task_function=task
-    )
-    for result in launcher.launch([[] for _ in range(count)], 0):
-        if result.status != JobStatus.COMPLETED:
-            if isinstance(task, Prepare):
-                _ = result.return_value  # raises what the preparation raised
-            print(f"warning: {result._return_value}", file=sys.stderr)

@@ -148,6 +148,10 @@ class Queue:
         """Points that a worker could take."""
         return sum(t.state == TrialState.WAITING for t in self.trials())
 
+    def num_told(self) -> int:
+        """Trials that have ended, however they did."""
+        return sum(t.state.is_finished() for t in self.trials())
+
     def latest(self, plan: Plan) -> dict[str, FrozenTrial]:
         """The trial that speaks for each point: its last."""
         known = {p.run_id for p in plan.points}

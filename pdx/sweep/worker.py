@@ -1,12 +1,12 @@
 """A worker: take a point, run it, tell how it ended, until the queue is empty."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pdx.sweep.isolated import Outcome, run_isolated
+from pdx.sweep.launchers import threads_here
 from pdx.sweep.plan import Plan, Point, load_plan, pending
 from pdx.sweep.study import Queue
 
@@ -85,8 +85,8 @@ class Worker:
 
     @property
     def num_threads(self) -> int:
-        """This machine's cores, shared evenly."""
-        return max(1, len(os.sched_getaffinity(0)) // self.num_workers)
+        """The cores that a scheduler gave, or this machine's, shared evenly."""
+        return threads_here(self.num_workers)
 
     def _run(self, point: Point, plan: Plan) -> Outcome:
         arguments = (point, plan.sweep_id, self.num_threads)
