@@ -271,7 +271,7 @@ def test_an_unreachable_tracking_server_is_refused_before_any_work(
 def test_axes_prints_every_file(pdx: Pdx):
     status, said, _ = pdx("axes")
     assert status == 0
-    files = sorted(conf_dir().glob("*/*.yaml"))
+    files = sorted(f for f in conf_dir().rglob("*.yaml") if f.parent != conf_dir())
     assert len(files) > 40
     axis = ""
     printed = set()

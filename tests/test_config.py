@@ -22,7 +22,7 @@ Compose = Callable[..., Any]
 Tiny = Callable[..., tuple[Run, Env]]
 GOLDEN = Path(__file__).parent / "golden" / "config_keys.txt"
 CONF = paths.conf_dir()
-FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
 PRIMITIVES = {"int", "float", "str", "bool", "str | None", "int | None", "float | None"}
 PRIMITIVES |= {"list[str]", "list[float]", "list[int]"}
 ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word

@@ -78,7 +78,7 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env) -> dict[str, int]:
             )
             if todo:
                 name = f"{plan.sweep_id}-prepare"
-                for failure in launch(sweeper, Prepare(str(directory)), 1, name):
+                for failure in launch(sweeper, Prepare(str(directory)), 1, name, env.outputs):
                     raise failure
             _work(sweeper, plan, env, queue)
         finally:
@@ -111,7 +111,7 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue) -> None:
             task = Worker(
                 str(plan.directory(env)), num_workers, gpus, env.isolation, env.max_retries
             )
-            failures = launch(sweeper, task, num_workers, plan.sweep_id, is_over)
+            failures = launch(sweeper, task, num_workers, plan.sweep_id, env.outputs, is_over)
             for failure in failures:
                 print(f"warning: {failure}", file=sys.stderr)
             if queue.num_told() == told and queue.num_waiting() == waiting:

@@ -24,6 +24,21 @@ from pdx.sweep.interrupt import interrupt_once
 
 # The launchers of Hydra's own plugins, and the extra of pdx that installs each.
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib"}
+
+# What a launcher's own defaults get wrong for workers (they are meant for one short job each).
+SUBMITIT = {
+    "timeout_min": 1440,  # 60, and submitit ends what takes longer
+    "stderr_to_stdout": True,  # one log a worker
+}
+SLURM = {
+    "max_num_timeout": 1000,  # 0; a worker out of time is queued again, and its run goes on
+    "cpus_per_task": 1,  # unset, and then SLURM_CPUS_PER_TASK is not set either
+    "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],  # srun forgets it since 22.05
+}
+RAY = {
+    "ray.init.object_store_memory": None,  # a number, with which Ray refuses to join a cluster
+    "ray.init.log_to_driver": False,  # every worker's bars in one terminal
+}
 POLL_SECONDS = 2.0
 LATE_SECONDS = 10.0  # a result may reach a shared disk after its job's end
 GONE_SECONDS = 120.0  # the longest that Slurm takes to end a cancelled job: KillWait and its epilog
@@ -58,6 +73,10 @@ def _installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of a parent package
         return False
+
+
+def _is_submitit(target: str) -> bool:
+    return target.startswith("hydra_plugins.hydra_submitit_launcher.")
 
 
 def _is_ray(target: str) -> bool:
@@ -114,6 +133,7 @@ def launch(
     task: Any,
     count: int,
     name: str,
+    outputs: str,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[Exception]:
     """Run ``count`` jobs of ``task`` through Hydra's launcher; return how jobs failed.
@@ -122,7 +142,7 @@ def launch(
     cluster never starts. So the sweep's state decides: once ``is_over()``, nothing is waited for.
     """
     own = str(sweeper.config.hydra.launcher._target_).startswith("hydra_plugins.pdx_sweeper.")
-    config = sweeper.config if own else _named(sweeper.config, name)
+    config = sweeper.config if own else settled(sweeper.config, name, outputs)
     placed = task if own else Placed(task, os.getcwd(), os.environ.get("PYTHONPATH", ""))
     launcher = Plugins.instance().instantiate_launcher(
         config=config, hydra_context=sweeper.context, task_function=placed
@@ -133,13 +153,27 @@ def launch(
     return _failures(launcher, jobs)
 
 
-def _named(config: DictConfig, name: str) -> DictConfig:
-    """The config with a name for its jobs, unless they have one."""
-    named = config.copy()
-    if "name" in named.hydra.launcher and named.hydra.launcher.name is None:
-        with open_dict(named):
-            named.hydra.launcher.name = name
-    return named
+def settled(config: DictConfig, name: str, outputs: str) -> DictConfig:
+    """The config with what a launcher needs in order to hold workers, where nobody set it.
+
+    The defaults of others are for one short job each: what the command line does not name, and is
+    still as the launcher's authors left it, gets pdx's.
+    """
+    node = config.hydra.launcher
+    given = {o.partition("=")[0].lstrip("+") for o in config.hydra.overrides.hydra}
+    if _is_submitit(str(node._target_)):
+        wanted = SUBMITIT | (SLURM if is_slurm(config) else {})
+        wanted |= {"name": name, "submitit_folder": f"{outputs}/submitit/%j"}
+    elif _is_ray(str(node._target_)):
+        wanted = RAY
+    else:
+        wanted = {}
+    changed = config.copy()
+    with open_dict(changed):
+        for key, value in wanted.items():
+            if f"hydra.launcher.{key}" not in given:
+                OmegaConf.update(changed.hydra.launcher, key, value)
+    return changed
 
 
 def _failures(launcher: Any, jobs: Sequence[Sequence[str]]) -> list[Exception]:
