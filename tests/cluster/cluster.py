@@ -64,7 +64,9 @@ def mlflow_server(shell: Shell, refusal: str) -> Iterator[str]:
     ).groups()
     port = str(free_port())
     command, override = command.replace("5000", port), override.replace("5000", port)
-    environ = {k: v for k, v in shell.environ.items() if k != "PDX_OUTPUTS"}  # no process of its own
+    environ = {
+        k: v for k, v in shell.environ.items() if k != "PDX_OUTPUTS"
+    }  # no process of its own
     environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
     with open(shell.root / "mlflow.log", "wb") as log:
         process = subprocess.Popen(
