@@ -76,7 +76,7 @@ def test_the_page_says_what_the_cost_model_says(facts: dict[str, Any]):
         f"| {hours(12 * student + teacher)} |",
         "live": f"| 12 students, live teacher | {12 * (student + teacher):.1e} "
         f"| {hours(12 * (student + teacher))} |",
-        "full": f"| all of them, 4 bytes each | {kept_bytes(TOKENS, VOCAB, 4) / TB:,.0f} TB |",
+        "full": f"| {kept_bytes(TOKENS, VOCAB, 4) / TB:,.0f} TB |",
         "topp": f"| {kept_bytes(TOKENS, 37.5, 4) / TB:,.0f} TB |",
         "sampled": f"| {kept_bytes(TOKENS, 12, 3) / TB:,.1f} TB |",
         "rate": f"{H100_FLOPS / (student / facts['num_tokens']) / 1e3:.0f}k tokens a second",
