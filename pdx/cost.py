@@ -60,7 +60,8 @@ class Shape:
 
 def kept_bytes(num_tokens: float, entries_per_token: float, bytes_per_entry: float) -> float:
     """What stored logits take by entries alone, as the papers count them: no sums, no ids unless
-    ``bytes_per_entry`` holds them. What pdx's own stores take is in ``pdx plan``."""
+    ``bytes_per_entry`` holds them. What pdx's own stores take is in ``pdx plan``.
+    """
     return num_tokens * entries_per_token * bytes_per_entry
 
 

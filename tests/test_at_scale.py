@@ -59,7 +59,8 @@ def test_the_plan_has_the_papers_run(facts: dict[str, Any]):
 
 def test_a_planned_store_lies_between_values_alone_and_plain_pairs(facts: dict[str, Any]):
     """The paper's 15 TB are 37.5 values of 4 bytes a token; a float and an id for each of 100 are
-    the most that a store of this truncation has reason to take, beside a few sums."""
+    the most that a store of this truncation has reason to take, beside a few sums.
+    """
     tokens = facts["num_unique_tokens"]
     sums = 4 * 8
     assert tokens == pytest.approx(TOKENS, rel=1e-3)
