@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from pdx.cli import _of_hydra
 from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.sweep import launchers
@@ -76,6 +78,15 @@ def test_a_missing_extra_names_the_pip_command(
     installed.clear()
     with pytest.raises(ConfigError, match=rf"hydra/launcher={name}: is not .*pdx\[{extra}\]"):
         launchers.check_launcher(config(name, target), env(tmp_path))
+
+
+def test_hydra_does_not_know_what_is_not_installed():
+    """Then there is no config of that name to compose, and pdx says which extra has it."""
+    err = MissingConfigException("no", "hydra/launcher/submitit_slurm", ["basic", "pdx_local"])
+    assert _of_hydra(err) == launchers.missing_extra("submitit_slurm")
+    assert "pdx[slurm]" in launchers.missing_extra("submitit_slurm")
+    err = MissingConfigException("no", "hydra/launcher/pdx_locale", ["basic", "pdx_local"])
+    assert "Did you mean 'pdx_local'?" in str(_of_hydra(err))
 
 
 def test_a_launcher_without_ray_itself_is_missing_too(tmp_path: Path, installed: set[str]):

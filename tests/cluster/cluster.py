@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import SECONDS, Shell, states, steps, wait_for
+from optuna.trial import FrozenTrial
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -98,9 +99,9 @@ def held(shell: Shell) -> list[Path]:
     return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
 
 
-def assert_all_over(shell: Shell, num_points: int) -> None:
+def assert_all_over(shell: Shell, num_points: int, trials: list[FrozenTrial] | None = None) -> None:
     """Every point complete exactly once, each of its steps once, and MLflow says the same."""
-    ended = states(shell.trials())
+    ended = states(shell.trials() if trials is None else trials)
     assert len(ended) == num_points
     for run_id, passed in ended.items():
         assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
