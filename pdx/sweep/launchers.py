@@ -1,6 +1,7 @@
 """Launchers that others wrote: what must hold before one starts, and how its jobs are followed."""
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -196,6 +197,7 @@ def _follow(
     submitit learns of a killed job from ``sacct``, which is silent where no accounting is set up:
     ``squeue`` always answers.
     """
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of sacct every few seconds
     failures: list[Exception] = []
     thread = threading.Thread(
         target=lambda: failures.extend(_failures(launcher, jobs)), daemon=True
