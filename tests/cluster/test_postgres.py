@@ -47,7 +47,11 @@ def command(shell: Shell, url: str) -> list[str]:
 def trials(shell: Shell, url: str) -> list[FrozenTrial]:
     """Of the sweep's study, which has the sweep's id for a name."""
     (file,) = shell.out.glob("sweeps/*/plan.json")
-    return optuna.load_study(study_name=file.parent.name, storage=url).get_trials()
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return optuna.load_study(study_name=file.parent.name, storage=storage).get_trials()
+    finally:
+        storage.engine.dispose()  # psycopg warns of connections that are left open
 
 
 def all_held(shell: Shell) -> bool:
