@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-install check bench bench-gpu format clean
+.PHONY: demo test test-slow test-install test-cluster check bench bench-gpu format clean
 
 # Install the tested set of versions, then pdx itself, editable.
 $(STAMP): pyproject.toml constraints.txt
@@ -17,7 +17,7 @@ demo: $(STAMP)  ## train a teacher, distil students, write the report
 	$(BIN)/pdx train -m sweep=demo
 
 test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not install'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not install and not cluster'
 
 test-slow: $(STAMP)  ## longer checks: more kills, planted bugs
 	$(BIN)/python -m pytest -m slow
@@ -25,6 +25,10 @@ test-slow: $(STAMP)  ## longer checks: more kills, planted bugs
 
 test-install: $(STAMP)  ## wheel, editable install, Hydra's pre-release
 	$(BIN)/python -m pytest -m install
+
+test-cluster: $(STAMP)  ## real Slurm, Ray and PostgreSQL on this host; skips what is not installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm,ray,postgres,dashboard]'
+	$(BIN)/python -m pytest -m cluster
 
 check: $(STAMP)  ## linters and types
 	$(BIN)/ruff check .

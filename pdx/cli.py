@@ -106,6 +106,11 @@ def _of_hydra(err: Exception) -> str | None:
     inner = err.__cause__
     if isinstance(err, MissingConfigException) and err.missing_cfg_file and err.options:
         axis, _, value = err.missing_cfg_file.rpartition("/")
+        if axis == "hydra/launcher":
+            from pdx.sweep.launchers import EXTRAS, missing_extra
+
+            if value in EXTRAS:
+                return missing_extra(value)
         return (
             f"{axis}={value}: no such value.{did_you_mean(value, err.options)} "
             f"Known: {', '.join(err.options)}; `pdx axes` says what each is."

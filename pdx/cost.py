@@ -58,6 +58,13 @@ class Shape:
         return 6.0 * self.num_params_non_embedding * num_tokens
 
 
+def kept_bytes(num_tokens: float, entries_per_token: float, bytes_per_entry: float) -> float:
+    """What stored logits take by entries alone, as the papers count them: no sums, no ids unless
+    ``bytes_per_entry`` holds them. What pdx's own stores take is in ``pdx plan``.
+    """
+    return num_tokens * entries_per_token * bytes_per_entry
+
+
 def steps_of(num_tokens: int, batch_tokens: int) -> int:
     """Whole optimizer steps in ``num_tokens``."""
     return num_tokens // batch_tokens

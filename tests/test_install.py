@@ -161,7 +161,7 @@ def test_pip_resolves_optuna_5_and_no_pre_release_of_hydra(
     venv = Venv(tmp_path / "venv")
     constraints = ["-c", source / "constraints.txt"] if pinned else []
     asked = ["install", "--dry-run", "--ignore-installed", "--report", tmp_path / "report.json"]
-    venv.pip(*asked, *constraints, source)
+    venv.pip(*asked, *constraints, f"{source}[joblib,slurm,ray,postgres,dashboard]")
     report = json.loads((tmp_path / "report.json").read_text())
     chosen = {i["metadata"]["name"]: i["metadata"]["version"] for i in report["install"]}
     assert chosen["optuna"].startswith("5.")

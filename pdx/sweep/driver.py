@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
 from pdx.env import Env
@@ -19,6 +17,7 @@ from pdx.sweep.budget import Budget
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
+from pdx.sweep.launchers import check_launcher, launch
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, load_plan, pending
@@ -51,6 +50,7 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         plan.save(directory)
         print(f"report: {report(plan, env)[0]}")
         return None
+    check_launcher(sweeper.config, env)
     if sweeper.action == "worker":
         return join(sweeper, plan, env, budget)
     budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
@@ -113,7 +113,9 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
                 file=sys.stderr,
             )
             if queue.num_waiting():
-                _launch(sweeper, Prepare(str(directory)), 1)
+                name = f"{plan.sweep_id}-prepare"
+                for failure in launch(sweeper, Prepare(str(directory)), 1, name, env.outputs):
+                    raise failure
             if budget.hours is not None:
                 budget = replace(budget, until=time.time() + budget.hours * 3600)
             _work(sweeper, plan, env, queue, budget)
@@ -128,17 +130,29 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
 
 def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> None:
     """Launch workers until nothing waits: again where the last one was lost with its point."""
+
+    def is_over() -> bool:
+        queue.reap(env.max_retries)
+        return not queue.num_waiting() + queue.counts()["running"] or budget.is_spent(queue)
+
     stop = threading.Event()
     watched = (plan, env, queue, workers_of(env), stop)
     watcher = threading.Thread(target=watch, args=watched, daemon=True)
     if queue.num_waiting():
         watcher.start()
     try:
-        while (waiting := queue.num_waiting()) and not budget.is_spent(queue):
+        while not is_over():
+            waiting, told = queue.num_waiting(), queue.num_told()
+            if not waiting:  # workers that this driver did not launch are at the rest
+                time.sleep(1.0)
+                continue
             num_workers = min(workers_of(env), waiting)
-            _launch(sweeper, worker_of(plan, env, budget, num_workers), num_workers)
-            if not queue.reap(env.max_retries):
-                return  # what still waits, no worker could take
+            task = worker_of(plan, env, budget, num_workers)
+            failures = launch(sweeper, task, num_workers, plan.sweep_id, env.outputs, is_over)
+            for failure in failures:
+                print(f"warning: {failure}", file=sys.stderr)
+            if queue.num_told() == told and queue.num_waiting() == waiting:
+                return  # no worker could take what waits
     finally:
         stop.set()
         if watcher.is_alive():
@@ -172,8 +186,11 @@ def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
         print(f"{plan.sweep_id}: nothing waits to be run")
         return 0
     num_workers = min(workers_of(env), waiting)
+    task = worker_of(plan, env, budget, num_workers)
     with terminate_as_interrupt():
-        _launch(sweeper, worker_of(plan, env, budget, num_workers), num_workers)
+        name = f"{plan.sweep_id}-joined"
+        for failure in launch(sweeper, task, num_workers, name, env.outputs):
+            print(f"warning: {failure}", file=sys.stderr)
     print(f"{plan.sweep_id}: nothing waits any more; the driver reports")
     return num_workers
 
@@ -219,15 +236,3 @@ def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
 
     files = write_report(plan.directory(env), env.paths.runs)
     return files.html, [files.html, *files.figures, files.table]
-
-
-def _launch(sweeper: Any, task: Any, count: int) -> None:
-    """``count`` jobs of ``task`` through whatever launcher Hydra was given."""
-    launcher = Plugins.instance().instantiate_launcher(
-        config=sweeper.config, hydra_context=sweeper.context, task_function=task
-    )
-    for result in launcher.launch([[] for _ in range(count)], 0):
-        if result.status != JobStatus.COMPLETED:
-            if isinstance(task, Prepare):
-                _ = result.return_value  # raises what the preparation raised
-            print(f"warning: {result._return_value}", file=sys.stderr)

@@ -218,6 +218,12 @@ class Queue:
             len(s.get_trials(deepcopy=False, states=(TrialState.WAITING,))) for s in self.studies
         )
 
+    def num_told(self) -> int:
+        """Trials that have ended, however they did."""
+        return sum(
+            t.state.is_finished() for s in self.studies for t in s.get_trials(deepcopy=False)
+        )
+
     def num_tickets(self) -> int:
         """Runs that a search has still to draw."""
         if self.drawn is None:

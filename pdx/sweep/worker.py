@@ -1,6 +1,5 @@
 """A worker: take a point, run it, tell how it ended, until the queue is empty."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from optuna.trial import Trial
 
 from pdx.sweep.budget import Budget
 from pdx.sweep.isolated import Outcome, Task, run_isolated
+from pdx.sweep.launchers import threads_here
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
 from pdx.sweep.presence import sign_on
@@ -148,8 +148,8 @@ class Worker:
 
     @property
     def num_threads(self) -> int:
-        """This machine's cores, shared evenly."""
-        return max(1, len(os.sched_getaffinity(0)) // self.num_workers)
+        """The cores that a scheduler gave, or this machine's, shared evenly."""
+        return threads_here(self.num_workers)
 
     def _run(self, task: Task) -> Outcome:
         if self.isolation == "inline":

@@ -1,0 +1,112 @@
+"""Real servers for the tests of clusters, and what every sweep over one must come to."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SECONDS, Shell, states, steps, wait_for
+from optuna.trial import FrozenTrial
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+MISSING = 3  # exit status of a script whose server is not installed
+
+
+def script(name: str, *arguments: Any) -> str:
+    """Run one of the scripts beside this file; skip the test where its server is missing."""
+    done = subprocess.run(
+        [str(HERE / name), *map(str, arguments)],
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},  # whose `ray` it is to be
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    if done.returncode == MISSING:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, f"{name} {arguments}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@contextmanager
+def server(name: str) -> Iterator[Path]:
+    """A server in a folder of its own, with a path short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="pdx-"))
+    try:
+        script(name, "up", folder)
+        yield folder
+    finally:
+        script(name, "down", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(shell: Shell, refusal: str) -> Iterator[str]:
+    """The MLflow server that a refusal says how to start; yields the override it says to add."""
+    command, host, override = re.search(  # type: ignore[union-attr]
+        r"^  (.* mlflow server .* '(.*):5000' .*)$\n.*add (env\.tracking_uri=\S+) to", refusal, re.M
+    ).groups()
+    port = str(free_port())
+    command, override = command.replace("5000", port), override.replace("5000", port)
+    environ = {
+        k: v for k, v in shell.environ.items() if k != "PDX_OUTPUTS"
+    }  # no process of its own
+    environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
+    with open(shell.root / "mlflow.log", "wb") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", f"exec env {command}"],
+            env=environ,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    try:
+        wait_for(f"MLflow: {shlex.join([command])}", answers, process)
+        yield override
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def held(shell: Shell) -> list[Path]:
+    """Run folders in which a run has begun and is not over: what a kill can hit."""
+    over = shell.results()
+    return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
+
+
+def assert_all_over(shell: Shell, num_points: int, trials: list[FrozenTrial] | None = None) -> None:
+    """Every point complete exactly once, each of its steps once, and MLflow says the same."""
+    ended = states(shell.trials() if trials is None else trials)
+    assert len(ended) == num_points
+    for run_id, passed in ended.items():
+        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
+        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
+        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
+    runs = shell.mlflow_runs("tags.`pdx.kind` = 'run'")
+    assert sorted(r.data.tags["pdx.run_id"] for r in runs) == sorted(ended)
+    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}

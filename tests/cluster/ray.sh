@@ -1,0 +1,67 @@
+#!/bin/sh
+# A Ray cluster of three nodes on this host: a head that runs no tasks, and n1 and n2 with two CPUs
+# and two pretended GPUs each. Other Ray clusters here are not touched.
+#
+#   ray.sh up DIR           start what is not running yet, and print the head's address
+#   ray.sh lose DIR NODE    the node dies: its raylet and every process of its tasks
+#   ray.sh down DIR         stop all of it
+set -eu
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || usage
+verb=$1
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+export RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
+# A lost node is noticed in seconds: the default is half a minute.
+export RAY_health_check_period_ms=1000 RAY_health_check_failure_threshold=5
+export RAY_health_check_initial_delay_ms=2000
+
+if ! command -v ray >/dev/null; then
+    echo "ray.sh: ray is missing; run: python -m pip install 'pdx[ray]'" >&2
+    exit 3
+fi
+
+variables() { cat "$1/environ" 2>/dev/null | tr '\0' '\n'; }
+
+# Every process of a node inherits its name from `ray start`: pids, one a line.
+of_node() {
+    for proc in /proc/[0-9]*; do
+        if variables "$proc" | grep -qxF "PDX_RAY_NODE=$dir/$1"; then echo "${proc#/proc/}"; fi
+    done
+}
+
+lose() {
+    for _ in 1 2; do  # once more for what was being started
+        pids=$(of_node "$1")
+        # shellcheck disable=SC2086
+        [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true
+    done
+}
+
+start() {
+    node=$1
+    shift
+    [ -n "$(of_node "$node")" ] && return
+    PDX_RAY_NODE="$dir/$node" ray start "$@" --disable-usage-stats >"$dir/$node.log" 2>&1 || {
+        echo "ray.sh: $node did not start; see $dir/$node.log" >&2
+        exit 1
+    }
+}
+
+case $verb in
+    up)
+        [ -s "$dir/port" ] || python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])' >"$dir/port"
+        address="127.0.0.1:$(cat "$dir/port")"
+        start head --head --node-ip-address=127.0.0.1 --port="$(cat "$dir/port")" --num-cpus=0 \
+            --num-gpus=0 --include-dashboard=false --temp-dir="$dir/tmp" \
+            --object-store-memory=80000000
+        for node in n1 n2; do
+            start "$node" --address="$address" --node-ip-address=127.0.0.1 --num-cpus=2 \
+                --num-gpus=2 --object-store-memory=80000000
+        done
+        echo "$address"
+        ;;
+    lose) [ $# -eq 3 ] || usage; lose "$3" ;;
+    down) for node in n1 n2 head; do lose "$node"; done ;;
+    *) usage ;;
+esac
