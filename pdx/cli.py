@@ -237,14 +237,20 @@ def _train_one(cfg: Any) -> float:
     from pdx.config import run_of
 
     run, env = run_of(cfg)
+    from pdx.checkpoint import Paused
     from pdx.execute import execute, use_threads
+    from pdx.sweep.interrupt import save_first
     from pdx.tracking import RunLog, log_teacher
 
     use_threads(None)
     log = RunLog(env, run.run_id, "run", _choices())
     folder = env.paths.runs / run.run_id
     try:
-        result = execute(run, env, log.observe)
+        with save_first() as must_end:
+            result = execute(run, env, log.observe, must_end=must_end)
+    except (Paused, KeyboardInterrupt) as err:
+        log.end("paused", str(err) or "interrupted", "KILLED")
+        raise KeyboardInterrupt from err
     except BaseException as err:
         log.end("failed", f"{type(err).__name__}: {err}", "FAILED")
         raise

@@ -69,8 +69,8 @@ def execute(
             write_text(
                 run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
             )
-            if num_ranks(run, env) > 1:  # while only this process waits for it
-                Shared.of(run, env).ensure(run.num_windows)
+            num_ranks(run, env)  # its own checks, before anything is made
+            Shared.of(run, env).ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
                 result = _Execution(run, env, ranks, observe, quiet, must_end).result()
             if result["status"] != "pruned":
@@ -101,13 +101,6 @@ class _Execution:
         self.run_dir = env.paths.runs / run.run_id
         self.quiet, self.pruned = quiet, False
         self.keeper = checkpoint.Keeper(self.run_dir, env.checkpoint_seconds, must_end, ranks)
-        self.bar = tqdm(
-            total=run.num_steps * run.batch_tokens,
-            desc=run.run_id,
-            unit="tok",
-            unit_scale=True,
-            disable=quiet,
-        )
 
     def result(self) -> dict[str, Any]:
         """Train, evaluate, save."""
@@ -143,7 +136,6 @@ class _Execution:
             status, reason = "diverged", str(err)
             worst = float(torch.tensor(float(shared.token_set.vocab_size)).log())
             metrics = {"val/loss": worst, "test/loss": worst}
-        self.bar.close()
         if self.ranks.leads and (diff := git_diff()):
             write_text(self.run_dir / "uncommitted.diff", diff)
         # Of the process that took most: what one device must hold.
@@ -172,16 +164,26 @@ class _Execution:
         state = checkpoint.load(self.run_dir, torch.device("cpu"))
         if self.ranks.leads:
             self._open_log(state)
-        metrics = train(
-            run,
-            self.student,
-            feed,
-            lambda: self._held_out("val", run.eval.num_tokens_during_training),
-            self._report,
-            self.keeper,
-            state,
-            self.spread,
-        )
+        step = state["step"] if state else 0
+        with tqdm(
+            total=run.num_steps * run.batch_tokens,
+            initial=step * run.batch_tokens,  # of another process: not this one's speed
+            desc=run.run_id,
+            unit="tok",
+            unit_scale=True,
+            disable=self.quiet,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        ) as self.bar:
+            metrics = train(
+                run,
+                self.student,
+                feed,
+                lambda: self._held_out("val", run.eval.num_tokens_during_training),
+                self._report,
+                self.keeper,
+                state,
+                self.spread,
+            )
         seconds = max(metrics["perf/train_seconds"], 1e-9)
         metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
         return metrics
@@ -220,7 +222,6 @@ class _Execution:
         write_text(self.log, "".join(kept))
         if state:
             print(f"{self.run.run_id}: going on from step {step}", file=sys.stderr)
-            self.bar.initial = self.bar.n = step * self.run.batch_tokens  # not this process's speed
 
     def _report(self, step: int, metrics: dict[str, float]) -> bool:
         stop = self._say(step, metrics) if self.ranks.leads else False

@@ -145,6 +145,6 @@ def _check_document_mask(teacher: FrozenTeacher, seq_len: int) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bfloat16 products on a GPU unless float32 is asked for; float32 on a CPU."""
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+    """Products in the precision that a run asks for."""
+    low = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()

@@ -59,6 +59,7 @@ class Trained:
         max_epochs: how often it may read its tokens; repeating is asked for, never silent.
         hidden_size ... init_std: as in ``pdx.models.Llama``.
         peak_lr ... decay_frac: of AdamW and a WSD schedule.
+        precision: as in ``pdx.train.Train``.
     """
 
     hidden_size: int
@@ -77,6 +78,7 @@ class Trained:
     weight_decay: float
     warmup_frac: float
     decay_frac: float
+    precision: str
     seed: int
 
     exists: ClassVar[bool] = True
@@ -148,7 +150,7 @@ class Trained:
                 split=split,
                 num_evals=4,
                 seed=self.seed,
-                precision="auto",
+                precision=self.precision,
                 compile=False,
             ),
             eval=EVALUATION,

@@ -36,7 +36,8 @@ class Train:
         split: ``student``, ``teacher`` or ``student+teacher``: which part of the training tokens.
         num_evals: evaluations on held-out text along the way, the last at the end.
         seed: of the initial weights and of the order of the data.
-        precision: ``auto`` (bfloat16 products on a GPU), ``float32`` or ``bfloat16``.
+        precision: ``float32``, or ``bfloat16`` for products in that, as a GPU wants them. The
+            device never chooses: a run is the same run wherever it runs.
         compile: the model's body through torch.compile.
     """
 
@@ -66,10 +67,10 @@ class Train:
         )
         check(self.num_evals >= 1, "train.num_evals", self.num_evals, "must be at least 1")
         check(
-            self.precision in ("auto", "float32", "bfloat16"),
+            self.precision in ("float32", "bfloat16"),
             "train.precision",
             self.precision,
-            "must be auto, float32 or bfloat16",
+            "must be float32 or bfloat16",
         )
 
 

@@ -145,7 +145,7 @@ def test_the_config_surface_is_golden():
         ),
         (["train.max_epochs=0"], r"train.max_epochs=0.0: must be > 0."),
         (["train.num_evals=0"], r"train.num_evals=0: must be at least 1."),
-        (["train.precision=fp8"], r"train.precision=fp8: must be auto, float32 or bfloat16."),
+        (["train.precision=fp8"], r"train.precision=fp8: must be float32 or bfloat16."),
         (
             ["train.num_tokens=many"],
             r"train.num_tokens=many: must be a whole number.$",

@@ -328,3 +328,21 @@ def test_an_interruption_before_any_run_leaves_nothing_running(held: Held, stage
     held.gate.unlink()
     held.shell.pdx(*held.command)
     assert_all_over(held.shell, 4)
+
+
+def test_ctrl_c_saves_a_single_run(tmp_path: Path):
+    shell = Shell(tmp_path)
+    command = ["train", *TINY, "loss=none", "teacher@eval_teacher=none"]
+    command += ["train.num_tokens=9000000", "train.max_epochs=1000"]
+    with shell.started(*command) as process:
+        log = wait_for("a step", lambda: list(shell.out.glob("runs/*/metrics.jsonl")), process)[0]
+        wait_for("a step", lambda: log.read_text(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130, shell.terminal()[-3000:]
+    assert "saving a checkpoint" in shell.terminal() and (log.parent / "checkpoint.pt").exists()
+    assert [run.info.status for run in shell.mlflow_runs()] == ["KILLED"]
+    with shell.started(*command) as process:
+        wait_for("resuming", lambda: "going on from step" in shell.terminal(), process)
+        process.terminate()
+        process.terminate()
+        assert process.wait(120) == 130, shell.terminal()[-3000:]

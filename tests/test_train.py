@@ -384,6 +384,13 @@ def test_a_run_stopped_at_its_last_step_is_complete(
     assert result["status"] == "complete" and env.paths.result(run.run_id).exists()
 
 
+def test_what_evaluation_will_need_is_made_before_the_first_step(tiny: Tiny):
+    run, env = tiny("loss=none", "teacher.num_tokens=999936")
+    with pytest.raises(DataError, match=r"^teacher\.num_tokens=999936: is .* epochs"):
+        execute(run, env, quiet=True)
+    assert not list(env.paths.runs.glob("*/metrics.jsonl"))
+
+
 def test_a_finished_run_is_returned_as_it_stands(uninterrupted: tuple[Run, Env, Any]):
     run, env, _ = uninterrupted
     path = env.paths.runs / run.run_id / "result.json"
