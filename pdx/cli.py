@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from pdx.hydra_app import choices, message_of, other_sweeper, run_task
+from pdx.hydra_app import choices, hydras_errors, message_of, other_sweeper, run_task
 
 HELP = """\
 pdx: sweeps over the design space of pre-training distillation
@@ -79,11 +79,9 @@ def _guarded(verb: Callable[[list[str]], Any], rest: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
-    except Exception as err:  # Hydra and OmegaConf share no root; what is not theirs goes on
-        if message := message_of(err):
-            print(f"ConfigError: {message}", file=sys.stderr)
-            return 1
-        raise
+    except hydras_errors() as err:
+        print(f"ConfigError: {message_of(err)}", file=sys.stderr)
+        return 1
     return 0
 
 

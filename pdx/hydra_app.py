@@ -68,15 +68,22 @@ def _options_first(arguments: list[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def message_of(err: Exception) -> str | None:
+def hydras_errors() -> tuple[type[Exception], ...]:
+    """Roots of what Hydra and OmegaConf raise, for an ``except``: imported once one is due."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return HydraException, OmegaConfBaseException
+
+
+def message_of(err: Exception) -> str:
     """The message of an error in the command line that Hydra or OmegaConf found."""
     from hydra.errors import (
         ConfigCompositionException,
-        HydraException,
         MissingConfigException,
         OverrideParseException,
     )
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     from pdx.build import did_you_mean
 
@@ -104,9 +111,7 @@ def message_of(err: Exception) -> str | None:
             f"{inner.full_key}: unknown key.{did_you_mean(str(inner.key), known)} "
             f"Known: {', '.join(sorted(known))}."
         )
-    if isinstance(err, (HydraException, OmegaConfBaseException)):
-        return " ".join(f"{err} {inner or ''}".split())
-    return None
+    return " ".join(f"{err} {inner or ''}".split())
 
 
 def other_sweeper(arguments: list[str]) -> bool:
