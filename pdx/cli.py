@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from pdx.hydra_app import choices, hydras_errors, message_of, other_sweeper, run_task
+
 HELP = """\
 pdx: sweeps over the design space of pre-training distillation
 
@@ -20,25 +22,15 @@ pdx: sweeps over the design space of pre-training distillation
   pdx capture [OVERRIDES]           build the logits store ahead (else on first need, once)
   pdx export RUN DIR                a run's student and tokenizer as save_pretrained writes them
   pdx ui                            MLflow's UI on the right store
-  pdx axes                          every axis and its values
-  pdx gc [--delete]                 what stores, teachers and checkpoints take; what no sweep needs
+  pdx axes [AXIS]                   every axis and its values
+  pdx gc [--delete] [--runs]        what everything takes; delete what no run needs (--runs: single
+                                    runs that no sweep needs, too)
 
 A sweep may be narrowed to a block of its file by scale=NAME. `train` and `capture` are Hydra
 applications: --cfg job, --config-dir, hydra/launcher=... work. `pdx train --help` shows the config.
 """
 SWEEP_VERBS = ("plan", "status", "report", "worker")
 HYDRA_SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
-HYDRA_VALUED = (
-    "--config-dir",
-    "-cd",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--cfg",
-    "-c",
-)
-HYDRA_VALUED += ("--package", "-p", "--experimental-rerun")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,72 +80,10 @@ def _guarded(verb: Callable[[list[str]], Any], rest: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
-    except Exception as err:
-        if message := _of_hydra(err):
-            print(f"ConfigError: {message}", file=sys.stderr)
-            return 1
-        raise
+    except hydras_errors() as err:
+        print(f"ConfigError: {message_of(err)}", file=sys.stderr)
+        return 1
     return 0
-
-
-def _of_hydra(err: Exception) -> str | None:
-    """The message of an error in the command line that Hydra or OmegaConf found."""
-    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    from pdx.build import did_you_mean
-
-    inner = err.__cause__
-    if isinstance(err, MissingConfigException) and err.missing_cfg_file and err.options:
-        axis, _, value = err.missing_cfg_file.rpartition("/")
-        if axis == "hydra/launcher":
-            from pdx.sweep.launchers import EXTRAS, missing_extra
-
-            if value in EXTRAS:
-                return missing_extra(value)
-        return (
-            f"{axis}={value}: no such value.{did_you_mean(value, err.options)} "
-            f"Known: {', '.join(err.options)}; `pdx axes` says what each is."
-        )
-    if isinstance(err, OverrideParseException):
-        from pdx.sweep.settings import grammar_error
-
-        return grammar_error(err)
-    if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
-        known = [k for k in map(str, inner.parent_node) if k != "hydra" and k[0] != "_"]
-        return (
-            f"{inner.full_key}: unknown key.{did_you_mean(str(inner.key), known)} "
-            f"Known: {', '.join(sorted(known))}."
-        )
-    if isinstance(err, (HydraException, OmegaConfBaseException)):
-        return " ".join(f"{err} {inner or ''}".split())
-    return None
-
-
-def _hydra(task: Callable[[Any], Any], arguments: list[str]) -> None:
-    """Run ``task`` as a Hydra application over pdx's own configs."""
-    import hydra
-
-    from hydra_plugins.pdx_sweeper import register
-    from pdx.paths import conf_dir
-
-    register()
-    sys.argv = ["pdx", *_options_first(arguments)]
-    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
-
-
-def _options_first(arguments: list[str]) -> list[str]:
-    """Hydra's parser wants overrides side by side; a user writes them as they come to mind."""
-    options, overrides = [], []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        options.append(argument)
-        if argument in HYDRA_VALUED:
-            options += [value for value in [next(rest, None)] if value is not None]
-    return [*options, *overrides]
 
 
 def _taken(arguments: list[str], *keys: str) -> tuple[dict[str, str], list[str]]:
@@ -178,7 +108,7 @@ def _sweep(action: str, arguments: list[str]) -> None:
     handed = [f"hydra.sweeper.{key}={value}" for key, value in ours.items()]
     # Encoded, so that what the user quoted or escaped is not read a second time.
     handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={quote(command)}"]
-    _hydra(_no_task, ["-m", *rest, *handed])
+    run_task(_no_task, ["-m", *rest, *handed])
 
 
 def _no_task(cfg: Any) -> None:
@@ -208,15 +138,10 @@ def _train(arguments: list[str]) -> None:
             f"{shown[0]}: shows one run's config; leave out -m, sweep= and scale=, or use "
             "`pdx plan -m ...`, which shows every run of a sweep."
         )
-    if multirun and not _other_sweeper(arguments):
+    if multirun and not other_sweeper(arguments):
         _sweep("train", arguments)
     else:
-        _hydra(train_one, arguments)
-
-
-def _other_sweeper(arguments: list[str]) -> bool:
-    """Hydra's own sweepers work too: each job is then one ``pdx train``."""
-    return any(a.startswith("hydra/sweeper=") and a != "hydra/sweeper=pdx" for a in arguments)
+        run_task(train_one, arguments)
 
 
 def train_one(cfg: Any) -> float:
@@ -243,7 +168,7 @@ def _train_one(cfg: Any) -> float:
     from pdx.tracking import RunLog, log_teacher
 
     use_threads(None)
-    log = RunLog(env, run.run_id, "run", _choices())
+    log = RunLog(env, run.run_id, "run", choices())
     folder = env.paths.runs / run.run_id
     try:
         with save_first() as must_end:
@@ -265,16 +190,8 @@ def _train_one(cfg: Any) -> float:
     return metrics["val/loss"]
 
 
-def _choices() -> dict[str, Any]:
-    """What the command line set: a single run's params in MLflow."""
-    from hydra.core.hydra_config import HydraConfig
-
-    pairs = (o.partition("=") for o in HydraConfig.get().overrides.task)
-    return {key.lstrip("+~"): value for key, _, value in pairs}
-
-
 def _capture(arguments: list[str]) -> None:
-    _hydra(capture_store, arguments)
+    run_task(capture_store, arguments)
 
 
 def capture_store(cfg: Any) -> None:
@@ -333,17 +250,18 @@ def _ui(arguments: list[str]) -> None:
 def _axes(arguments: list[str]) -> None:
     from pdx.housekeeping import axes
 
-    _refuse_rest("axes", arguments, "nothing")
-    print(axes())
+    names = [a for a in arguments if not a.startswith("-")]
+    _refuse_rest("axes", [a for a in arguments if a not in names[:1]], "the name of one axis")
+    print(axes(*names))
 
 
 def _gc(arguments: list[str]) -> None:
     from pdx.housekeeping import collect
 
     ours, rest = _taken(arguments, "env.outputs")
-    delete = "--delete" in rest
-    _refuse_rest("gc", [a for a in rest if a != "--delete"], "--delete, env.outputs")
-    print(collect(_env(ours).paths, delete))
+    flags = ("--delete", "--runs")
+    _refuse_rest("gc", [a for a in rest if a not in flags], "--delete, --runs, env.outputs")
+    print(collect(_env(ours).paths, *(flag in rest for flag in flags)))
 
 
 def _refuse_rest(verb: str, rest: list[str], known: str) -> None:

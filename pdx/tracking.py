@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Else MLflow prints two lines of links for every run that ends on a server.
@@ -151,8 +152,10 @@ class SweepLog:
         runs = self.client.search_runs([self.experiment], query, max_results=100)
         if not runs:
             return None
-        ids = json.dumps([r.info.run_id for r in runs], separators=(",", ":"))
-        experiments = json.dumps([self.experiment], separators=(",", ":"))
+        ids, experiments = (
+            quote(json.dumps(names, separators=(",", ":")), safe="")
+            for names in ([r.info.run_id for r in runs], [self.experiment])
+        )
         return f"/#/compare-runs?runs={ids}&experiments={experiments}&{TRAINING_VIEW}"
 
 
