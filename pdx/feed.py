@@ -75,7 +75,8 @@ class Feed:
     def signal(self, batch: MicroBatch) -> TeacherSignal:
         """The teacher's word on a micro-batch, positions laid flat."""
         if self.store is not None:
-            rows = self.store.rows(batch.index_B, self.windows.ids(batch.index_B))
+            ids = self.windows.ids(batch.index_B)
+            rows = self.store.rows(batch.index_B, ids, self.run.signal.num_draws)
             return self.run.signal.sparse(rows.to(self.device))
         assert self.teacher is not None
         return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits)
