@@ -16,13 +16,18 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
+def _wrapped(x: int) -> int:
+    """As an int64 would hold it."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
 def uniforms(offset_N: Tensor, num: int, seed: int) -> Tensor:
     """``num`` numbers in [0, 1) for each position, float64 [N, num].
 
     Number j of a position is the j-th output of SplitMix64 started at a hash of seed and position,
     52 bits of it: whoever asks, and for how many at once, reads the same.
     """
-    start_N = _mix(_mix(offset_N.long() + seed * _GOLDEN) + seed)
+    start_N = _mix(_mix(offset_N.long() + _wrapped(seed * _GOLDEN)) + seed)
     steps = torch.arange(1, num + 1, device=offset_N.device) * _GOLDEN
     mixed_NJ = _mix(start_N[:, None] + steps)
     return ((mixed_NJ >> 12) & ((1 << 52) - 1)).double() * 2.0**-52

@@ -79,7 +79,10 @@ class Feed:
             rows = self.store.rows(batch.index_B, ids, self.run.signal.num_draws)
             return self.run.signal.sparse(rows.to(self.device))
         assert self.teacher is not None
-        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits)
+        length = self.windows.seq_len
+        offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
+        offset_N = offsets.reshape(-1).to(self.device)
+        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits, offset_N)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

@@ -31,6 +31,7 @@ from pdx.store import writer
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.format import HEADER, INDEX, shard_path
 from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.ranks import write_ranks
 from pdx.store.reader import Store
 
 Tiny = Callable[..., tuple[Run, Env]]
@@ -564,3 +565,165 @@ def test_documents_do_not_see_each_other_on_the_whole_road(tiny: Tiny, tmp_path:
             torch.testing.assert_close(found, alone.values, rtol=1e-4, atol=LOGIT_STEP)
     result = execute(run, env, quiet=True)
     assert result["status"] == "complete" and np.isfinite(list(result["metrics"].values())).all()
+
+
+# ---- other kinds -----------------------------------------------------------------------------
+
+KINDS = {
+    "topp": ["store.top_p=0.8", "signal=topp_topk", "signal.top_p=0.7", "signal.top_k=6"],
+    "sampled": ["store=sampled", "signal=sampled", "store.num_draws=20", "signal.num_draws=7"],
+    "head_sampled": [
+        *("store=head_sampled", "store.top_k=4", "store.num_draws=9"),
+        *("signal=head_sampled", "signal.top_k=4", "signal.num_draws=5"),
+    ],
+}
+
+
+def of_kind(tiny_at: Tiny, outputs: Path, kind: str) -> Shared:
+    base = [s for s in SETTINGS if s.split(".")[0] not in ("store", "signal")]
+    return Shared.of(*tiny_at(outputs, *base, "store.shard_tokens=6400", *KINDS[kind]))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_says_what_a_live_teacher_says(
+    tiny_at: Tiny, outputs: Path, shared: Shared, exact: torch.Tensor, kind: str
+):
+    """Draws are those of the seed and the position, whoever makes them."""
+    run = of_kind(tiny_at, outputs, kind)
+    store, signal, index_B = run.open_store(), run.run.signal, np.array([300, 4])
+    rows = store.rows(index_B, run.train_windows.ids(index_B), signal.num_draws)
+    offset_N = torch.from_numpy(index_B)[:, None] * 64 + torch.arange(64)
+    logits_NV = exact[index_B].reshape(-1, 32).float()
+    live = signal.live(logits_NV, lambda hidden: hidden, offset_N.reshape(-1))
+    student_NV = logits(0, 128, 32)
+    losses = [
+        (teacher_NS.exp() * (teacher_NS - student_NS)).sum(-1)
+        for teacher_NS, student_NS in (s.align(student_NV) for s in (signal.sparse(rows), live))
+    ]
+    near = 1e-4 if kind == "sampled" else 4 * LOGIT_STEP
+    # A draw may fall on the next token where the sum of masses rounds otherwise: hardly ever.
+    assert ((losses[0] - losses[1]).abs() < near).float().mean() > 0.97
+    assert float((losses[0].mean() - losses[1].mean()).abs()) < 0.02
+    argmax = exact[index_B].argmax(-1).numpy()
+    assert (store.argmax(index_B) == argmax).all()
+    assert run.run.identity.get("store") == run.run.store.precision
+    one = store.rows_at(
+        np.array([300 * 64 + 9, 4 * 64]), run.train_windows.ids(np.array([4, 300])), 3
+    )
+    some = store.rows(index_B, run.train_windows.ids(index_B), 3)
+    assert torch.equal(one.logits_NK, some.logits_NK[[9, 64]])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_trains(tiny_at: Tiny, outputs: Path, kind: str):
+    base = [s for s in SETTINGS if s.split(".")[0] not in ("store", "signal", "train")]
+    settings = [*base, "store.shard_tokens=6400", *KINDS[kind], "train.num_tokens=2048"]
+    result = execute(*tiny_at(outputs, *settings), quiet=True)
+    assert result["status"] == "complete" and np.isfinite(list(result["metrics"].values())).all()
+
+
+def test_a_run_of_draws_is_the_same_run_live_and_stored(tiny_at: Tiny, outputs: Path):
+    """Counts are exact: the store is no part of the identity."""
+    settings = ["signal=sampled", "signal.num_draws=4"]
+    ids = [
+        tiny_at(outputs, *settings, *store)[0].run_id
+        for store in (["store=sampled"], ["store=sampled", "store.num_draws=9"], ["store=none"])
+    ]
+    assert len(set(ids)) == 1
+    other = tiny_at(outputs, *settings, "store=sampled", "store.seed=1", "signal.seed=1")[0]
+    assert other.run_id != ids[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("signal=sampled store=topk", r"reads sampled rows, and store=topk keeps .*store=sampled"),
+        ("signal=topk store=sampled", r"signal.top_k: the signal reads topk rows, .*store=topk"),
+        (
+            "signal=sampled store=sampled store.num_draws=9",
+            r"signal.num_draws=50: the store keeps store.num_draws=9 draws of each position; use "
+            r"signal.num_draws <= 9, or capture with store.num_draws=50.",
+        ),
+        (
+            "signal=sampled store=sampled store.seed=2",
+            r"signal.seed=0: the store's draws are those of store.seed=2; use signal.seed=2, or "
+            r"capture with store.seed=0.",
+        ),
+        ("signal=topk store=topk store.top_p=0.9", r"signal.top_p=1.0: the store cuts its rows at"),
+        (
+            "signal=topp_topk signal.top_p=0.95 store=topk store.top_p=0.9",
+            r"signal.top_p=0.95: .*store.top_p=0.9; .*capture with store.top_p=0.95.",
+        ),
+        (
+            "signal=head_sampled signal.top_k=4 store=head_sampled",
+            r"signal.top_k=4: the store's draws are from outside its store.top_k=8 exact tokens",
+        ),
+        ("signal=sampled store=head_sampled", r"reads sampled rows, and store=head_sampled keeps"),
+        ("signal=topk signal.top_k=9 store=head_sampled", r"signal.top_k=9: the store keeps"),
+        ("signal=sampled store=sampled store.num_draws=0", r"store.num_draws=0: must be from 1 to"),
+        ("store=topk store.top_p=0.0", r"store.top_p=0.0: must lie in \(0, 1\]"),
+    ],
+)
+def test_kinds_serve_what_they_hold_and_name_what_would_serve_the_rest(
+    tiny_at: Tiny, tmp_path: Path, changes: str, message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        tiny_at(tmp_path, *changes.split())
+
+
+def test_a_head_serves_truncating_signals(tiny_at: Tiny, outputs: Path, exact: torch.Tensor):
+    settings = [s for s in SETTINGS if s.split(".")[0] not in ("store", "signal")]
+    settings += ["store=head_sampled", "store.top_k=4", "store.num_draws=9"]
+    run = Shared.of(*tiny_at(outputs, *settings, "signal=topk", "signal.top_k=3"))
+    run.ensure_store(8)
+    store = Store.open(run.store_dir, run.run.store, run.layout, run.store_manifest, 8)
+    index_B = np.array([5])
+    rows = store.rows(index_B, run.train_windows.ids(index_B), run.run.signal.num_draws)
+    assert torch.equal(rows.ids_NK, exact[5].topk(4).indices)
+
+
+def test_altered_ranks_are_found(tiny_at: Tiny, outputs: Path, tmp_path: Path):
+    run = of_kind(tiny_at, outputs, "sampled")
+    run.open_store()
+    directory = Path(shutil.copytree(run.store_dir, tmp_path / "copy"))
+    whole = (directory / "ranks.bin").read_bytes()
+    for damaged in (whole[:-1], whole[:9] + b"\x07" + whole[10:], b""):
+        (directory / "ranks.bin").write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"ranks.bin: is missing or was altered \(checksum\)"):
+            Store.open(directory, run.run.store, run.layout, run.store_manifest, 512)
+    write_ranks(directory, np.arange(32)[::-1].copy())
+    with pytest.raises(StoreError, match=r"shard-00000.bin: was written with other ranks"):
+        Store.open(directory, run.run.store, run.layout, run.store_manifest, 512)
+
+
+# ---- a full disk -----------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_cleanly_and_the_capture_goes_on(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A real one, of memory: part of it is taken up by something else at first."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "none", str(small)])
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        other = fresh(shared, small / "out")
+        ballast = small / "ballast"
+        ballast.write_bytes(bytes(300_000))
+        usage = shutil.disk_usage(tmp_path)._replace(free=2**40)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # the room went after the start
+        with pytest.raises(StoreError, match=r"the disk is full; the shards that are whole stay"):
+            other.open_store()
+        before = stamps(other.store_dir)
+        assert 0 < len(before) < 6 and not list(other.store_dir.glob(".shard-*"))
+        ballast.unlink()
+        other.open_store()
+        after = stamps(other.store_dir)
+        assert {name: after[name] for name in before} == before
+        assert {n: b for n, (_, b) in after.items()} == {
+            n: b for n, (_, b) in stamps(shared.store_dir).items()
+        }
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

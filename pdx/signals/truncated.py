@@ -54,6 +54,12 @@ class Truncated:
             temper_student=self.temper_student,
         )
 
-    def live(self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> LiveSparseSignal:
+    def rows_of(self, logits_CV: Tensor, offset_C: Tensor) -> Rows:
+        """Rows of full logits; nothing here depends on the position."""
+        return Rows.of(logits_CV, self.top_k, tuple({1.0, self.temperature}))
+
+    def live(
+        self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor], offset_N: Tensor | None = None
+    ) -> LiveSparseSignal:
         """The same signal of a live teacher."""
-        return LiveSparseSignal(hidden_ND=hidden_ND, head=head, signal=self)
+        return LiveSparseSignal(hidden_ND=hidden_ND, head=head, signal=self, offset_N=offset_N)

@@ -25,23 +25,25 @@ def pack_fixed(values_E: np.ndarray, width: int) -> bytes:
 
 
 def unpack_fixed(plane: memoryview, width: int, count: int) -> np.ndarray:
-    """The fields that ``pack_fixed`` wrote, int32 or, above 31 bits, int64 [count].
+    """The fields that ``pack_fixed`` wrote, int32 or, above 25 bits, int64 [count].
 
     Eight fields fill ``width`` whole bytes, so that fields 0, 8, 16, ... lie a constant stride
     apart and are read without a gather.
     """
+    if not width or not count:
+        return np.zeros(count, np.int32)
     eights = -(-count // 8)
-    out = np.zeros((eights, 8), np.int64 if width > 31 else np.int32)
-    if width and count:
-        padded = np.zeros(eights * width + 8, np.uint8)
-        padded[: num_bytes(count * width)] = np.frombuffer(plane, np.uint8)
-        word = "<u4" if width <= 25 else "<u8"
-        mask = (1 << width) - 1
-        for j in range(8):
-            byte, shift = divmod(j * width, 8)
-            words = np.ndarray(eights, word, padded.data, byte, (width,))
-            out[:, j] = (words >> shift) & mask
-    return out.reshape(-1)[:count]
+    padded = np.zeros(eights * width + 8, np.uint8)
+    padded[: num_bytes(count * width)] = np.frombuffer(plane, np.uint8)
+    word = np.dtype("<u4" if width <= 25 else "<u8")
+    out = np.empty((8, eights), word)
+    for j in range(8):
+        byte, shift = divmod(j * width, 8)
+        words = np.ndarray(eights, word, padded.data, byte, (width,))
+        np.right_shift(words, word.type(shift), out=out[j])
+    out &= word.type((1 << width) - 1)
+    fields = out.T.reshape(-1)[:count]
+    return fields.view(np.int32) if word == "<u4" else fields.view(np.int64)
 
 
 def pack_fields(values_E: np.ndarray, widths_E: np.ndarray) -> bytes:
@@ -94,4 +96,6 @@ def ones_of(plane: memoryview) -> np.ndarray:
 def unpack_unary(plane: memoryview) -> np.ndarray:
     """The numbers that ``pack_unary`` wrote, int32 [E]."""
     ones_E = ones_of(plane)
-    return np.diff(ones_E, prepend=np.int32(-1)) - np.int32(1)
+    values_E = ones_E.copy()
+    values_E[1:] -= ones_E[:-1] + np.int32(1)
+    return values_E

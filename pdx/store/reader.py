@@ -11,7 +11,7 @@ import torch
 from pdx.errors import StoreError
 from pdx.files import digest, read_json, write_json
 from pdx.signal import NOTHING, Rows
-from pdx.store.codecs.row import Entries, concatenate, dense
+from pdx.store.codecs.row import Window, dense
 from pdx.store.format import Layout, Shard, planes_of, shard_path
 from pdx.store.kinds import FORMAT_VERSION
 from pdx.store.ranks import read_ranks
@@ -75,14 +75,15 @@ class Store:
             StoreError: a block was altered, or was captured for other tokens.
         """
         length = self.layout.seq_len
-        parts: list[Entries] = []
+        blocks: list[Window] = []
         columns = np.empty((len(self.layout.columns), len(index_B), length), np.float32)
         for b, (window, tokens) in enumerate(zip(index_B, ids, strict=True)):
             planes = self._planes(int(window), tokens)
             columns[:, b] = np.frombuffer(planes[0], "<f4").reshape(-1, length)
-            parts.append(self.codec.decode(planes[1:], length, int(window) * length, num_draws))
+            blocks.append(planes[1:])
         flat = len(index_B) * length
-        ids_NK, weights_NK = dense(concatenate(parts), flat, NOTHING)
+        entries = self.codec.decode(blocks, length, index_B * length, num_draws)
+        ids_NK, weights_NK = dense(entries, flat, NOTHING)
         lse = torch.from_numpy(columns.reshape(len(columns), flat))
         return Rows(
             ids_NK=torch.from_numpy(ids_NK),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pdx.draws import draw
-from pdx.store.codecs.row import Columns, Entries, Planes
+from pdx.store.codecs.row import Columns, Entries, Planes, Window
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import TopKCodec
 
@@ -42,14 +42,15 @@ class HeadSampledCodec:
         return [*self.head.encode(columns), tail_lse, *self.tail.encode_draws(columns["draws"])]
 
     def decode(
-        self, planes: list[memoryview], num_rows: int, first_offset: int, num_draws: int
+        self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int
     ) -> Entries:
         """Head, then the first ``num_draws`` draws of the tail, weighted in logits."""
-        head = self.head.decode(planes, num_rows, first_offset, 0)
+        head = self.head.decode([w[:HEAD_PLANES] for w in windows], num_rows, offset_B, 0)
         if num_draws == 0:
             return head
-        tail_lse_N = np.frombuffer(planes[HEAD_PLANES], "<f4")
-        tail = self.tail.decode(planes[HEAD_PLANES + 1 :], num_rows, first_offset, num_draws)
+        tail_lse_N = np.frombuffer(b"".join(w[HEAD_PLANES] for w in windows), "<f4")
+        drawn = [w[HEAD_PLANES + 1 :] for w in windows]
+        tail = self.tail.decode(drawn, num_rows, offset_B, num_draws)
         assert tail.num_N is not None
         weights_E = tail.weights_E + np.repeat(tail_lse_N, tail.num_N)
         # Rows of head and tail in one: every head is as long, and goes before its tail.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 Columns = dict[str, np.ndarray]  # of one window, on the host
 Planes = list[bytes]
+Window = list[memoryview]  # its planes
 
 
 class Entries(NamedTuple):
@@ -41,9 +42,14 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, planes: list[memoryview], num_rows: int, first_offset: int, num_draws: int
+        self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int
     ) -> Entries:
-        """The rows of one window; of draws, if there are any, the first ``num_draws``."""
+        """The rows of several windows; of draws, if there are any, the first ``num_draws``.
+
+        Args:
+            num_rows: of each window.
+            offset_B: of each window's first position.
+        """
         ...
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:

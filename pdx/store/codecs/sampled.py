@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pdx.draws import draw, first_draws
 from pdx.store import bits
-from pdx.store.codecs.row import Columns, Entries, Planes
+from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
 POWER = (1 << np.arange(32)).astype(np.uint32)
 
@@ -102,17 +102,21 @@ class SampledCodec:
         return self.ids_V[ranks_E], counts_E, num_N
 
     def decode(
-        self, planes: list[memoryview], num_rows: int, first_offset: int, num_draws: int
+        self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int
     ) -> Entries:
         """The first ``num_draws`` draws of each row, as log shares of them."""
-        ids_E, counts_E, num_N = self.counts(planes, num_rows)
-        if num_draws < self.num_draws:
-            offsets_N = first_offset + np.arange(num_rows)
-            ids_E, counts_E, num_N = first_draws(
-                ids_E, counts_E, num_N, offsets_N, self.num_draws, num_draws, self.seed
-            )
         shares = np.log(np.arange(num_draws + 1, dtype=np.float64).clip(1) / num_draws)
-        return Entries(ids_E, shares.astype(np.float32)[counts_E], num_N)
+        shares = shares.astype(np.float32)
+        parts = []
+        for planes, offset in zip(windows, offset_B, strict=True):
+            ids_E, counts_E, num_N = self.counts(planes, num_rows)
+            if num_draws < self.num_draws:
+                offset_N = int(offset) + np.arange(num_rows)
+                ids_E, counts_E, num_N = first_draws(
+                    ids_E, counts_E, num_N, offset_N, self.num_draws, num_draws, self.seed
+                )
+            parts.append(Entries(ids_E, shares[counts_E], num_N))
+        return concatenate(parts)
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:
         """It need not have been drawn: it is kept."""

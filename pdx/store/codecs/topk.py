@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pdx.store import bits
-from pdx.store.codecs.row import Columns, Entries, Planes
+from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
 LOGIT_STEP = 1 / 32  # nats
 DEEPEST = 2048  # steps under the largest logit: what lies lower is kept as 64 nats under it
@@ -44,6 +44,14 @@ class TopKCodec:
         return self.top_p < 1.0
 
     @property
+    def shift(self) -> int:
+        """Bits of a gap's remainder. Kept logits span about 12 nats; a Golomb-Rice code is at its
+        best where 2^shift is the mean gap times ln 2. One for all windows: they decode as one.
+        """
+        best = np.log2(12 / LOGIT_STEP * np.log(2) / self.top_k)
+        return int(np.clip(np.rint(best), 0, WIDEST_REMAINDER))
+
+    @property
     def id_bits(self) -> int:
         return bits.width_of(self.vocab_size - 1)
 
@@ -71,8 +79,7 @@ class TopKCodec:
         for heat, moved_N in moved.items():
             columns[f"lse@{heat:g}"] = columns[f"lse@{heat:g}"] + moved[1.0] / heat - moved_N
         gaps_E = np.diff(steps_NK.astype(np.int64), axis=1, prepend=0)[kept_NK]
-        mean = max(gaps_E.mean() * np.log(2), 1.0)  # the best parameter of a geometric source
-        shift = min(int(np.rint(np.log2(mean))), WIDEST_REMAINDER)
+        shift = self.shift
         fields_E = ids_NK[kept_NK].astype(np.int64)
         fields_E |= (gaps_E & ((1 << shift) - 1)) << self.id_bits
         return [
@@ -84,9 +91,18 @@ class TopKCodec:
         ]
 
     def decode(
-        self, planes: list[memoryview], num_rows: int, first_offset: int, num_draws: int
+        self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int
     ) -> Entries:
         """The rows that ``encode`` wrote, by falling logit; of draws there are none."""
+        shifts = {window[2][0] for window in windows}
+        if self.ragged or len(shifts) > 1 or num_rows * self.top_k % 8:
+            return concatenate([self._decode(window, num_rows) for window in windows])
+        # Planes end on the same byte as their last field: windows laid end to end are one window,
+        # but for the zeros that fill up a unary plane, before a row whose first gap is 0.
+        joined = [memoryview(b"".join(planes)) for planes in zip(*windows, strict=True)]
+        return self._decode(joined, num_rows * len(windows))
+
+    def _decode(self, planes: Window, num_rows: int) -> Entries:
         num_N = None
         size = num_rows * self.top_k
         if self.ragged:
@@ -96,10 +112,12 @@ class TopKCodec:
         shift = planes[2][0]
         fields_E = bits.unpack_fixed(planes[3], self.id_bits + shift, size)
         gaps_E = (bits.unpack_unary(planes[4]) << shift) | (fields_E >> self.id_bits)
-        ids_E = (fields_E & ((1 << self.id_bits) - 1)).astype(np.int32, copy=False)
+        ids_E = fields_E & ((1 << self.id_bits) - 1)
         if num_N is None:
-            under_NK = gaps_E.reshape(num_rows, self.top_k).cumsum(1, dtype=np.int32)
-            logits_NK = under_NK.astype(np.float32) * np.float32(-LOGIT_STEP)
+            gaps_NK = gaps_E.reshape(num_rows, self.top_k)
+            gaps_NK[:, 0] = 0
+            logits_NK = gaps_NK.cumsum(1, dtype=np.float32)  # whole numbers under 2^24: exact
+            logits_NK *= np.float32(-LOGIT_STEP)
             logits_NK += top_N[:, None]
             return Entries(ids_E, logits_NK.reshape(-1), None)
         # Every row's first gap is 0: the running sum over all rows, less its value at row starts.
@@ -111,7 +129,7 @@ class TopKCodec:
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:
         """The first of each row."""
-        ids_E, _, num_N = self.decode(planes, num_rows, 0, 0)
+        ids_E, _, num_N = self._decode(planes, num_rows)
         if num_N is None:
             return ids_E[:: self.top_k]
         return ids_E[num_N.cumsum() - num_N]
