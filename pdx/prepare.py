@@ -19,6 +19,7 @@ from pdx.store.kinds import FORMAT_VERSION
 from pdx.store.ranks import NAME as RANKS
 from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
+from pdx.store.verify import Verdict, verify
 from pdx.store.writer import capture
 from pdx.teacher import Trained
 
@@ -173,6 +174,14 @@ class Shared:
         return Store.open(
             self.store_dir, self.run.store, self.layout, self.store_manifest, self.run.num_windows
         )
+
+    def verify_store(self) -> Verdict:
+        """Prove what this run would read: see ``pdx.store.verify``."""
+        windows, num_windows = self.train_windows, self.run.num_windows
+        store = Store.open(
+            self.store_dir, self.run.store, self.layout, self.store_manifest, num_windows
+        )
+        return verify(store, windows, self.load_teacher(self.run.teacher), num_windows)
 
     # ---- reference ---------------------------------------------------------------------------
 

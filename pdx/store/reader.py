@@ -104,6 +104,11 @@ class Store:
         lse = {t: lse_N[at_N] for t, lse_N in rows.lse.items()}
         return Rows(rows.ids_NK[at_N], rows.logits_NK[at_N], lse)
 
+    def check(self, index_B: np.ndarray, ids: np.ndarray) -> None:
+        """Whether windows are whole and of these tokens; raises as ``rows`` does."""
+        for window, tokens in zip(index_B, ids, strict=True):
+            self._planes(int(window), tokens)
+
     def column(self, name: str, index_B: np.ndarray) -> np.ndarray:
         """One of the float32 columns of the format, [B, L]."""
         at, length = self.layout.columns.index(name), self.layout.seq_len

@@ -28,6 +28,11 @@ class HeadSampledCodec:
 
     num_planes: ClassVar[int] = 10
 
+    @property
+    def num_draws(self) -> int:
+        """From the tail."""
+        return self.tail.num_draws
+
     def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
         """What leaves the device."""
         columns = self.head.reduce(logits_CV, lse_C, offset_C)

@@ -29,9 +29,13 @@ class Codec(Protocol):
 
     Attributes:
         num_planes: of a window, as ``encode`` gives them.
+        num_draws: of a position, 0 where nothing is drawn.
     """
 
     num_planes: ClassVar[int]
+
+    @property
+    def num_draws(self) -> int: ...
 
     def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
         """What of a chunk of logits leaves the device; offsets count the split's positions."""

@@ -37,6 +37,7 @@ class TopKCodec:
     temperatures: tuple[float, ...]
 
     num_planes: ClassVar[int] = 5
+    num_draws: ClassVar[int] = 0
 
     @property
     def ragged(self) -> bool:
