@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-install check format clean
+.PHONY: bench demo test test-slow test-install check format clean
 
 # Install the tested set of versions, then pdx itself, editable.
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +25,9 @@ test-slow: $(STAMP)  ## longer checks: more kills, planted bugs
 
 test-install: $(STAMP)  ## wheel, editable install, Hydra's pre-release
 	$(BIN)/python -m pytest -m install
+
+bench: $(STAMP)  ## figures of benchmarks/, against peers, on one thread
+	$(BIN)/python benchmarks/store.py
 
 check: $(STAMP)  ## linters and types
 	$(BIN)/ruff check .

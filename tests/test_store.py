@@ -705,13 +705,13 @@ def test_a_full_disk_stops_cleanly_and_the_capture_goes_on(
     """A real one, of memory: part of it is taken up by something else at first."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "none", str(small)])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1700k", "none", str(small)])
     if mounted.returncode:
         pytest.skip("only root may mount a small disk")
     try:
         other = fresh(shared, small / "out")
         ballast = small / "ballast"
-        ballast.write_bytes(bytes(300_000))
+        ballast.write_bytes(bytes(900_000))
         usage = shutil.disk_usage(tmp_path)._replace(free=2**40)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # the room went after the start
         with pytest.raises(StoreError, match=r"the disk is full; the shards that are whole stay"):

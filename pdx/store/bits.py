@@ -76,7 +76,7 @@ def unpack_fields(plane: memoryview, widths_E: np.ndarray) -> np.ndarray:
     narrow = not len(widths_E) or int(widths_E.max()) <= 25
     word = "<u4" if narrow else "<u8"
     words = np.ndarray(len(plane) + 1, word, padded.data, 0, (1,))
-    return words[starts_E >> 3] >> (starts_E & 7).astype(words.dtype)
+    return words.take(starts_E >> 3) >> (starts_E & 7).astype(words.dtype)
 
 
 def pack_unary(values_E: np.ndarray) -> bytes:

@@ -12,8 +12,6 @@ from pdx.draws import draw, first_draws
 from pdx.store import bits
 from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
-POWER = (1 << np.arange(32)).astype(np.uint32)
-
 
 def exponent(values_E: np.ndarray) -> np.ndarray:
     """Floor of log2 of positive integers."""
@@ -94,12 +92,12 @@ class SampledCodec:
         of_rank_E -= np.repeat(np.arange(num_rows, dtype=np.int32) * step, num_N)
         of_count_E = bits.unpack_unary(planes[2])
         low_E = bits.unpack_fields(planes[3], of_rank_E + of_count_E)
-        rank_power_E, count_power_E = POWER[of_rank_E], POWER[of_count_E]
-        one = np.uint32(1)
-        ranks_E = (low_E & (rank_power_E - one)) + (rank_power_E - one)
-        counts_E = (low_E >> of_rank_E.astype(low_E.dtype)) & (count_power_E - one)
-        counts_E = counts_E.astype(np.uint32, copy=False) + count_power_E
-        return self.ids_V[ranks_E], counts_E, num_N
+        one, shift_E = low_E.dtype.type(1), of_rank_E.astype(low_E.dtype)
+        lead_E = (one << shift_E) - one
+        ranks_E = (low_E & lead_E) + lead_E
+        lead_E = one << of_count_E.astype(low_E.dtype)
+        counts_E = ((low_E >> shift_E) & (lead_E - one)) | lead_E
+        return self.ids_V.take(ranks_E), counts_E, num_N
 
     def decode(
         self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int
@@ -115,7 +113,7 @@ class SampledCodec:
                 ids_E, counts_E, num_N = first_draws(
                     ids_E, counts_E, num_N, offset_N, self.num_draws, num_draws, self.seed
                 )
-            parts.append(Entries(ids_E, shares[counts_E], num_N))
+            parts.append(Entries(ids_E, shares.take(counts_E), num_N))
         return concatenate(parts)
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:

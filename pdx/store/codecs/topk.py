@@ -37,7 +37,10 @@ class TopKCodec:
     temperatures: tuple[float, ...]
 
     num_planes: ClassVar[int] = 5
-    num_draws: ClassVar[int] = 0
+
+    @property
+    def num_draws(self) -> int:
+        return 0
 
     @property
     def ragged(self) -> bool:
