@@ -122,7 +122,7 @@ class Run:
         if self.loss.needs_teacher:
             named["teacher"] = self.teacher.identify(self)
         if self.is_stored and self.store.precision is not None:
-            named["store"] = self.store.precision
+            named["store_precision"] = self.store.precision
         named["eval_teacher"] = self.evaluation_teacher.identify(self)
         return named
 

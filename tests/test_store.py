@@ -606,7 +606,7 @@ def test_every_kind_says_what_a_live_teacher_says(
     assert float((losses[0].mean() - losses[1].mean()).abs()) < 0.02
     argmax = exact[index_B].argmax(-1).numpy()
     assert (store.argmax(index_B) == argmax).all()
-    assert run.run.identity.get("store") == run.run.store.precision
+    assert run.run.identity.get("store_precision") == run.run.store.precision
     one = store.rows_at(
         np.array([300 * 64 + 9, 4 * 64]), run.train_windows.ids(np.array([4, 300])), 3
     )
