@@ -31,6 +31,10 @@ GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
     "data/synthetic": ["signal.top_k=32"],
+    "signal/sampled": ["store=sampled"],
+    "store/sampled": ["signal=sampled"],
+    "signal/head_sampled": ["store=head_sampled"],
+    "store/head_sampled": ["signal=head_sampled"],
 }
 
 
