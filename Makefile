@@ -28,6 +28,7 @@ test-install: $(STAMP)  ## wheel, editable install, Hydra's pre-release
 
 bench: $(STAMP)  ## figures of benchmarks/, against peers, on one thread
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/capture.py
 
 check: $(STAMP)  ## linters and types
 	$(BIN)/ruff check .
