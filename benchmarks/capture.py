@@ -26,12 +26,12 @@ from pdx.store.reader import MANIFEST, Store
 from pdx.store.writer import capture
 
 HERE = Path(__file__).parent
-SEQ_LEN, TOKENS, BATCH_TOKENS = 256, 16_384, 4_096
+SEQ_LEN, TOKENS, BATCH_TOKENS = 256, 8_192, 2_048
 TEACHERS = {
     "1M, V=4,096": (128, 4, 4_096),
-    "25M, V=32,768": (512, 8, 32_768),
+    "6M, V=16,384": (256, 6, 16_384),
 }
-COMMON = {"temperatures": [1.0], "shard_tokens": 8_192}
+COMMON = {"temperatures": [1.0], "shard_tokens": 4_096}
 KINDS = {
     "topk(50)": TopKStore(top_k=50, top_p=1.0, **COMMON),
     "sampled(50)": SampledStore(num_draws=50, seed=0, **COMMON),
