@@ -20,6 +20,7 @@ pdx: sweeps over the design space of pre-training distillation
   pdx worker -m ...                 help a sweep that runs elsewhere, on the same outputs
   pdx report sweep=NAME             tables, figures, report.html
   pdx capture [OVERRIDES]           build the logits store ahead (else on first need, once)
+  pdx verify [OVERRIDES]            prove the store of a config: digests, tokens, teacher
   pdx export RUN DIR                a run's student and tokenizer as save_pretrained writes them
   pdx ui                            MLflow's UI on the right store
   pdx axes [AXIS]                   every axis and its values
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], Any]] = {
         "train": _train,
         "capture": _capture,
+        "verify": _verify,
         "export": _export,
         "ui": _ui,
         "axes": _axes,
@@ -197,14 +199,9 @@ def _capture(arguments: list[str]) -> None:
 def capture_store(cfg: Any) -> None:
     """Build the store of a config's teacher and data: everything that its run would read."""
     from pdx.config import run_of
-    from pdx.errors import ConfigError
 
     run, env = run_of(cfg)
-    if not run.is_stored:
-        raise ConfigError(
-            "store/signal/loss: this run reads no store; choose a loss with a teacher, a "
-            "truncating signal such as signal=topk, and store=topk."
-        )
+    _refuse_unstored(run)
     from pdx.execute import use_threads
     from pdx.prepare import Shared
 
@@ -214,6 +211,32 @@ def capture_store(cfg: Any) -> None:
     store = shared.open_store()
     print(f"store: {store.directory}")
     print(f"teacher's own loss on what it holds: {-store.mean_target_logprob:.4f} nats per token")
+
+
+def _verify(arguments: list[str]) -> None:
+    run_task(verify_store, arguments)
+
+
+def verify_store(cfg: Any) -> None:
+    """Read a config's store whole, and compare a sample of it with its teacher."""
+    from pdx.config import run_of
+    from pdx.execute import use_threads
+    from pdx.prepare import Shared
+
+    run, env = run_of(cfg)
+    _refuse_unstored(run)
+    use_threads(None)
+    print(Shared.of(run, env).verify_store())
+
+
+def _refuse_unstored(run: Any) -> None:
+    from pdx.errors import ConfigError
+
+    if not run.is_stored:
+        raise ConfigError(
+            "store/signal/loss: this run reads no store; choose a loss with a teacher, a "
+            "truncating signal such as signal=topk, and store=topk."
+        )
 
 
 def _export(arguments: list[str]) -> None:

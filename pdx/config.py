@@ -128,7 +128,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Everything that its numbers depend on, and nothing else.
 
-        The store is left out: what it serves, it serves exactly.
+        Of the store only its precision counts: what it serves is otherwise the teacher's word.
         """
         read = ["student", "loss", "schedule", "optim", "train", "eval"]
         if self.loss.needs_teacher:
@@ -137,6 +137,8 @@ class Run:
         named["data"] = tokens.identity(self.data)
         if self.loss.needs_teacher:
             named["teacher"] = self.teacher.identify(self)
+        if self.is_stored and self.store.precision is not None:
+            named["store_precision"] = self.store.precision
         named["eval_teacher"] = self.evaluation_teacher.identify(self)
         return named
 

@@ -68,9 +68,3 @@ def kept_bytes(num_tokens: float, entries_per_token: float, bytes_per_entry: flo
 def steps_of(num_tokens: int, batch_tokens: int) -> int:
     """Whole optimizer steps in ``num_tokens``."""
     return num_tokens // batch_tokens
-
-
-def store_bytes_per_token(top_k: int, num_temperatures: int, vocab_size: int) -> int:
-    """Bytes of one position of a top-K store, first form."""
-    id_bytes = 2 if vocab_size <= 2**16 else 4
-    return top_k * (4 + id_bytes) + 4 * (num_temperatures + 3)

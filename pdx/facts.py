@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pdx.config import Run
-from pdx.cost import Shape, store_bytes_per_token
+from pdx.cost import Shape
 from pdx.data import TokenSet
 from pdx.data.tokens import find
 from pdx.env import Env
@@ -90,10 +90,7 @@ def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) 
         "teacher_num_params_non_embedding": shape.num_params_non_embedding if shape else None,
         "flops_teacher_inference_exact": forward,
         "flops_teacher_training_exact": training,
-        "store_bytes": num_unique
-        * store_bytes_per_token(
-            min(run.store.top_k, vocab_size), len(run.store.temperatures), vocab_size
-        )
+        "store_bytes": round(num_unique * run.store.bytes_per_token(vocab_size))
         if run.is_stored
         else 0,
     }

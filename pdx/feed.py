@@ -107,7 +107,8 @@ class Feed:
         num_valid = int(batch.mask_BL.sum())
         rows = None
         if store is not None:
-            rows = store.rows(index_B, self.windows.ids(index_B)).to(self.device)
+            ids, num_draws = self.windows.ids(index_B), self.run.signal.num_draws
+            rows = store.rows(index_B, ids, num_draws).to(self.device)
         return MicroBatch(index_B, *batch.to(self.device), num_valid, rows)
 
     def signal(self, batch: MicroBatch) -> TeacherSignal:
@@ -115,7 +116,10 @@ class Feed:
         if batch.rows is not None:
             return self.run.signal.sparse(batch.rows)
         assert self.teacher is not None
-        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits)
+        length = self.windows.seq_len
+        offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
+        offset_N = offsets.reshape(-1).to(self.device)
+        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits, offset_N)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

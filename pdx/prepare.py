@@ -14,8 +14,12 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.evaluate import Reference, windows_in
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
-from pdx.store.format import FORMAT_VERSION, Layout
+from pdx.store.format import Layout
+from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.ranks import NAME as RANKS
+from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
+from pdx.store.verify import Verdict, verify
 from pdx.store.writer import capture
 from pdx.teacher import Trained
 
@@ -129,15 +133,13 @@ class Shared:
             num_windows=windows.num_windows,
             windows_per_shard=max(1, store.shard_tokens // windows.seq_len),
             seq_len=windows.seq_len,
-            top_k=min(store.top_k, self.token_set.vocab_size),
             temperatures=tuple(store.temperatures),
-            vocab_size=self.token_set.vocab_size,
         )
 
     @property
     def store_manifest(self) -> dict[str, Any]:
         """Everything that a store's rows depend on: its name, and what is checked at read."""
-        layout, data = self.layout, self.run.data
+        layout, data, vocab_size = self.layout, self.run.data, self.token_set.vocab_size
         return {
             "format_version": FORMAT_VERSION,
             "teacher_id": self.teacher_id(self.run.teacher),
@@ -148,10 +150,11 @@ class Shared:
             "seq_len": layout.seq_len,
             "stride": getattr(data, "stride", None) or layout.seq_len,
             "document_mask": self.train_windows.document_mask,
-            "vocab_size": layout.vocab_size,
-            "top_k": layout.top_k,
+            "vocab_size": vocab_size,
+            "kind": self.run.store.kind,
+            "kind_version": self.run.store.version,
             "temperatures": list(layout.temperatures),
-            "record": str(layout.record.descr),
+            **self.run.store.parameters(vocab_size),
         }
 
     @property
@@ -159,20 +162,37 @@ class Shared:
         return self.env.paths.stores / digest(self.store_manifest)
 
     def ensure_store(self, num_windows: int) -> None:
-        """Capture what is missing of the first ``num_windows`` windows, once."""
-        directory, layout = self.store_dir, self.layout
+        """Capture what is missing of the first ``num_windows`` windows, once.
+
+        Processes that ask at once share the work, shard by shard.
+        """
+        directory, layout, kind = self.store_dir, self.layout, self.run.store
+        windows, vocab_size = self.train_windows, self.token_set.vocab_size
         with locked(directory.parent / f"{directory.name}.lock"):
+            if kind.ranked and not (directory / RANKS).exists():
+                write_ranks(directory, ids_by_frequency(windows, vocab_size))
             Store.write_manifest(directory, self.store_manifest)
-            if not layout.missing(directory, num_windows):
-                return
-            teacher = self.load_teacher(self.run.teacher)
-            batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
-            capture(directory, layout, self.train_windows, teacher, num_windows, batch_windows)
+        if not layout.missing(directory, num_windows):
+            return
+        teacher = self.load_teacher(self.run.teacher)
+        batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
+        store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
+        capture(store, windows, teacher, num_windows, batch_windows, size)
 
     def open_store(self) -> Store:
         """This run's store, captured if need be."""
         self.ensure_store(self.run.num_windows)
-        return Store.open(self.store_dir, self.layout, self.store_manifest, self.run.num_windows)
+        return Store.open(
+            self.store_dir, self.run.store, self.layout, self.store_manifest, self.run.num_windows
+        )
+
+    def verify_store(self) -> Verdict:
+        """Prove what this run would read: see ``pdx.store.verify``."""
+        windows, num_windows = self.train_windows, self.run.num_windows
+        store = Store.open(
+            self.store_dir, self.run.store, self.layout, self.store_manifest, num_windows
+        )
+        return verify(store, windows, self.load_teacher(self.run.teacher), num_windows)
 
     # ---- reference ---------------------------------------------------------------------------
 

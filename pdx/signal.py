@@ -166,24 +166,35 @@ class SparseSignal:
 
 
 class Truncating(Protocol):
-    """What forms a sparse signal of rows: a truncating value of the signal axis."""
+    """What forms a sparse signal of rows: a value of the signal axis that keeps few tokens."""
 
-    top_k: int
-    temperature: float
-    temper_student: bool
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def temper_student(self) -> bool: ...
+
+    def rows_of(self, logits_CV: Tensor, offset_C: Tensor) -> Rows:
+        """Rows of full logits at the positions ``offset_C`` of the split."""
+        ...
 
     def sparse(self, rows: Rows) -> SparseSignal:
-        """The signal of rows that hold at least ``top_k`` entries (or the whole vocabulary)."""
+        """The signal of rows, its own or a store's."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveSparseSignal:
-    """A live teacher seen through a truncating signal: rows are formed chunk by chunk."""
+    """A live teacher seen through a truncating signal: rows are formed chunk by chunk.
+
+    Attributes:
+        offset_N: positions in the split, on which draws depend; None counts from 0.
+    """
 
     hidden_ND: Tensor
     head: Callable[[Tensor], Tensor]
     signal: "Truncating"
+    offset_N: Tensor | None
 
     @property
     def scale(self) -> float:
@@ -192,8 +203,11 @@ class LiveSparseSignal:
     def chunk(self, start: int, stop: int) -> SparseSignal:
         with torch.no_grad():
             logits_CV = self.head(self.hidden_ND[start:stop])
-            temperatures = tuple({1.0, self.signal.temperature})
-            return self.signal.sparse(Rows.of(logits_CV, self.signal.top_k, temperatures))
+            if self.offset_N is None:
+                offset_C = torch.arange(start, stop, device=logits_CV.device)
+            else:
+                offset_C = self.offset_N[start:stop]
+            return self.signal.sparse(self.signal.rows_of(logits_CV, offset_C))
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
         return self.chunk(0, len(self.hidden_ND)).align(student_logits_CV)

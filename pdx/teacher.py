@@ -15,7 +15,7 @@ from pdx.losses.none import NoDistillation
 from pdx.models import Llama
 from pdx.optim import AdamW
 from pdx.schedule import WSD
-from pdx.store.format import NoStore
+from pdx.store.kinds import NoStore
 from pdx.train import Train
 
 # A teacher's own evaluation is fixed, so that a run's eval settings do not make another teacher.

@@ -39,6 +39,7 @@ TINY = [
 
 
 OTHERS = {"data=files", "teacher=pretrained", "teacher=none", "store=none", "signal=full"}
+OTHERS |= {"signal=sampled"}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,15 +35,21 @@ def taught(run: Any, env: Any) -> tuple[Any, Any]:
     return run, env
 
 
+def draws(signal: Any) -> bool:
+    """Whether the signal leaves to chance which tokens it speaks of."""
+    return signal.stored and signal.rows != "topk"
+
+
 def fits(signal: Any) -> Any:
     """A signal of any size, cut to the tests' vocabulary."""
     return replace(signal, top_k=min(signal.top_k, 5)) if hasattr(signal, "top_k") else signal
 
 
-# Every signal, tail and side of temperature: those of conf/ as they are, and what they can be.
-SIGNALS: dict[str, Any] = {
-    f"conf/{name}": fits(component("signal", name)) for name in values("signal")
-}
+# Every signal, tail and side of temperature: those of conf/ as they are, and what they can be. What
+# draws has laws of its own, of averages (tests/test_draws.py).
+_CONF = {f"conf/{name}": fits(component("signal", name)) for name in values("signal")}
+DRAWN: dict[str, Any] = {k: signal for k, signal in _CONF.items() if draws(signal)}
+SIGNALS: dict[str, Any] = {k: signal for k, signal in _CONF.items() if not draws(signal)}
 for _t, _both in ((1.0, False), (2.0, False), (2.0, True), (0.5, True)):
     _heat = {"temperature": _t, "temper_student": _both}
     _name = f"t{_t:g}{'_both' if _both else ''}"

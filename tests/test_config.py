@@ -37,6 +37,10 @@ ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
+    "signal/sampled": ["store=sampled"],
+    "store/sampled": ["signal=sampled"],
+    "signal/head_sampled": ["store=head_sampled"],
+    "store/head_sampled": ["signal=head_sampled"],
 }
 
 
@@ -363,10 +367,13 @@ def run_id(tiny: Tiny, *overrides: str) -> str:
 
 
 def test_identity_is_every_field_of_what_is_read(tiny: Tiny):
-    for loss, more in (("none", set()), ("forward_kl", {"signal", "mix", "teacher"})):
+    for loss, more in (
+        ("none", set()),
+        ("forward_kl", {"signal", "mix", "teacher", "store_precision"}),
+    ):
         run, _ = tiny(f"loss={loss}")
         assert {*run.identity} == SHARED | more
-        for axis in {*run.identity} - {"data", "teacher", "eval_teacher"}:
+        for axis in {*run.identity} - {"data", "teacher", "eval_teacher", "store_precision"}:
             part = getattr(run, axis)
             assert run.identity[axis] == identity(part)
             assert {f.name for f in fields(part)} | {"_target_", "version"} == {*run.identity[axis]}
@@ -424,7 +431,8 @@ def test_distilled_runs_are_told_apart_by_what_they_read(tiny: Tiny):
     changes += ["teacher@eval_teacher=none"]
     found = {run_id(tiny, change) for change in changes}
     assert len(found | {plain}) == len(changes) + 1
-    for change in ("store.top_k=20", "store=none", "env.device=cpu", "env.checkpoint_seconds=1"):
+    assert run_id(tiny, "store=none") not in found | {plain}  # a store keeps logits in steps
+    for change in ("store.top_k=20", "env.device=cpu", "env.checkpoint_seconds=1"):
         assert run_id(tiny, change) == plain, change
 
 

@@ -19,6 +19,7 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.execute import execute
 from pdx.frozen import freeze, load_model
 from pdx.prepare import Shared
+from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.teacher import DATA_SPLITS, weights_digest
 
 Tiny = Callable[..., tuple[Run, Env]]
@@ -108,11 +109,11 @@ def test_a_saved_teacher_goes_the_whole_way(
     if signal == "topk":
         store = shared.open_store()
         index_B = np.array([7, 40])
-        rows = store.rows(index_B, shared.train_windows.ids(index_B))
+        rows = store.rows(index_B, shared.train_windows.ids(index_B), 0)
         batch = shared.train_windows.batch(index_B)
         with torch.no_grad():
             top = model(batch.tokens_BL).logits.reshape(-1, 32).topk(32)
-        torch.testing.assert_close(rows.logits_NK, top.values, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(rows.logits_NK, top.values, rtol=0, atol=LOGIT_STEP)
 
 
 def test_it_is_named_by_its_weights_not_by_its_place(
@@ -157,7 +158,7 @@ def test_padded_vocabulary_is_refused_unless_it_is_masked(
     teacher = load(shared)
     assert teacher.head.vocab_size == 32
     store, index_B = shared.open_store(), np.array([0, 9])
-    rows = store.rows(index_B, shared.train_windows.ids(index_B))
+    rows = store.rows(index_B, shared.train_windows.ids(index_B), 0)
     with torch.no_grad():
         wanted = (
             teacher.model(shared.train_windows.batch(index_B).tokens_BL)

@@ -37,8 +37,10 @@ class Full:
         """Both sides sum to one on the support."""
         return True
 
-    def live(self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> DenseSignal:
-        """The signal of a live teacher."""
+    def live(
+        self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor], offset_N: Tensor | None = None
+    ) -> DenseSignal:
+        """The signal of a live teacher; nothing here depends on the position."""
         return DenseSignal(
             hidden_ND=hidden_ND,
             head=head,

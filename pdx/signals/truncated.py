@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import LiveSparseSignal, Rows, SparseSignal
+from pdx.signal import NOTHING, LiveSparseSignal, Rows, SparseSignal
 
 TAILS = ("renormalize", "bucket")
 
@@ -15,6 +15,8 @@ class Truncated:
     """What the truncating signals share: how kept rows become a signal, stored or live."""
 
     stored: ClassVar[bool] = True
+    rows: ClassVar[str] = "topk"  # the kind of rows it reads
+    num_draws: ClassVar[int] = 0
 
     top_k: int
     tail: str
@@ -45,13 +47,19 @@ class Truncated:
         return SparseSignal(
             ids_NK=rows.ids_NK[:, : self.top_k],
             logits_NK=rows.logits_NK[:, : self.top_k],
-            keep_NK=self.keep(rows),
+            keep_NK=self.keep(rows) & (rows.logits_NK[:, : self.top_k] > NOTHING),
             lse_N=rows.lse[self.temperature] if self.tail == "bucket" else None,
             tail=self.tail,
             temperature=self.temperature,
             temper_student=self.temper_student,
         )
 
-    def live(self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> LiveSparseSignal:
+    def rows_of(self, logits_CV: Tensor, offset_C: Tensor) -> Rows:
+        """Rows of full logits; nothing here depends on the position."""
+        return Rows.of(logits_CV, self.top_k, tuple({1.0, self.temperature}))
+
+    def live(
+        self, hidden_ND: Tensor, head: Callable[[Tensor], Tensor], offset_N: Tensor | None = None
+    ) -> LiveSparseSignal:
         """The same signal of a live teacher."""
-        return LiveSparseSignal(hidden_ND=hidden_ND, head=head, signal=self)
+        return LiveSparseSignal(hidden_ND=hidden_ND, head=head, signal=self, offset_N=offset_N)

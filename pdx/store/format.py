@@ -1,110 +1,41 @@
-"""What a store keeps, and how it lies on the disk."""
+"""How a store lies on the disk: shards of windows, each with an index of blocks; see docs."""
 
+import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 
-from pdx.build import check
-from pdx.errors import ConfigError
+from pdx.errors import StoreError
+from pdx.store.kinds import FORMAT_VERSION
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoStore:
-    """No store: the teacher runs beside every student."""
-
-    exists: ClassVar[bool] = False
-    version: ClassVar[int] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopKStore:
-    """The K largest logits of each position, and what any tail or temperature needs besides.
-
-    Attributes:
-        top_k: entries kept; serves every smaller ``signal.top_k``.
-        temperatures: at which the full-vocabulary logsumexp is kept: mass outside the kept tokens
-            cannot be had from the logsumexp of another temperature.
-        shard_tokens: positions in one file, the unit in which a killed capture resumes.
-    """
-
-    top_k: int
-    temperatures: list[float]
-    shard_tokens: int
-
-    exists: ClassVar[bool] = True
-    version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check(self.top_k >= 1, "store.top_k", self.top_k, "must be at least 1")
-        check(
-            bool(self.temperatures) and all(t > 0 for t in self.temperatures),
-            "store.temperatures",
-            self.temperatures,
-            "must be one or more temperatures > 0",
-        )
-        check(
-            1.0 in self.temperatures,
-            "store.temperatures",
-            self.temperatures,
-            "must include 1.0, at which top_p and probabilities are defined",
-        )
-        check(self.shard_tokens >= 1, "store.shard_tokens", self.shard_tokens, "must be >= 1")
-
-    def check_serves(self, signal: Any) -> None:
-        """Refuse a signal that this capture cannot serve exactly, naming the one that could."""
-        if signal.top_k > self.top_k:
-            raise ConfigError(
-                f"signal.top_k={signal.top_k}: the store keeps store.top_k={self.top_k} logits of "
-                f"each position; use signal.top_k <= {self.top_k}, or capture with "
-                f"store.top_k={signal.top_k}."
-            )
-        for temperature in signal.needed_temperatures:
-            if temperature not in self.temperatures:
-                raise ConfigError(
-                    f"signal.temperature={temperature}: tail=bucket needs the rest mass at this "
-                    f"temperature, and the store declares {self.temperatures}; use one of these, "
-                    "signal.tail=renormalize, or capture with store.temperatures="
-                    f"{sorted({*self.temperatures, temperature})}."
-                )
+MAGIC = b"pdxstore"
+# magic, format version, windows, first window, file size, store id, ranks' CRC, CRC of all before
+# (this field left out) and of the index
+HEADER = struct.Struct("<8sIIQQ16sII")
+INDEX = np.dtype([("end", "<u8"), ("tokens_digest", "<u8"), ("checksum", "<u4")])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each window's record lies: one fixed-size record per window, many windows a shard.
+    """Which windows lie in which shard.
 
     Attributes:
-        num_windows: windows of the whole split; a store may hold only the first shards of them.
+        num_windows: windows of the whole split; a store may hold only some shards of them.
+        columns: names of the float32 columns that every block begins with.
     """
 
     num_windows: int
     windows_per_shard: int
     seq_len: int
-    top_k: int
     temperatures: tuple[float, ...]
-    vocab_size: int
 
     @property
-    def record(self) -> np.dtype:
-        """One window. ``argmax`` is not kept twice: it is the first id."""
-        id_type = "<u2" if self.vocab_size <= 2**16 else "<u4"
-        length = self.seq_len
-        return np.dtype(
-            [
-                ("ids", id_type, (length, self.top_k)),  # by falling logit
-                ("logits", "<f4", (length, self.top_k)),
-                ("lse", "<f4", (length, len(self.temperatures))),  # of logits / T, all of V
-                ("target_logprob", "<f4", (length,)),
-                ("entropy", "<f4", (length,)),  # nats, at temperature 1
-                ("logit_std", "<f4", (length,)),  # over the vocabulary
-                ("tokens_digest", "<u8"),  # of the L + 1 input ids
-                ("checksum", "<u4"),  # CRC-32 of all of the above
-            ]
-        )
+    def columns(self) -> tuple[str, ...]:
+        lse = (f"lse@{t:g}" for t in self.temperatures)
+        return (*lse, "target_logprob", "entropy", "logit_std")
 
     @property
     def num_shards(self) -> int:
@@ -124,17 +55,92 @@ class Layout:
         shards = range(self.shards_for(num_windows))
         return [s for s in shards if not shard_path(directory, s).exists()]
 
-    def shard_bytes(self, shard: int) -> int:
-        """Size of a whole shard file."""
-        start, stop = self.bounds(shard)
-        return (stop - start) * self.record.itemsize
-
 
 def shard_path(directory: Path, shard: int) -> Path:
     """The file of one shard."""
     return directory / f"shard-{shard:05d}.bin"
 
 
-def checksum(record: Any) -> int:
-    """CRC-32 of a record without its own checksum field."""
-    return zlib.crc32(record.tobytes()[:-4])
+def block_of(planes: list[bytes]) -> bytes:
+    """Planes with their lengths before them."""
+    lengths = np.array([len(p) for p in planes], "<u4")
+    return b"".join([lengths.tobytes(), *planes])
+
+
+def planes_of(block: memoryview, num_planes: int) -> list[memoryview]:
+    """The planes of a block."""
+    ends = np.frombuffer(block[: 4 * num_planes], "<u4").cumsum(dtype=np.int64) + 4 * num_planes
+    bounds = [4 * num_planes, *ends.tolist()]
+    return [block[a:b] for a, b in pairwise(bounds)]
+
+
+def shard_of(
+    blocks: list[bytes], digests: list[int], first_window: int, store_id: str, ranks_crc: int
+) -> bytes:
+    """A whole shard file."""
+    index = np.zeros(len(blocks), INDEX)
+    index["end"] = np.cumsum([len(b) for b in blocks])
+    index["end"] += HEADER.size + index.nbytes
+    index["tokens_digest"] = digests
+    index["checksum"] = [zlib.crc32(b) for b in blocks]
+    size = HEADER.size + index.nbytes + sum(len(b) for b in blocks)
+    parts = (MAGIC, FORMAT_VERSION, len(blocks), first_window, size, store_id.encode(), ranks_crc)
+    head = HEADER.pack(*parts, 0)[:-4]
+    crc = zlib.crc32(index.tobytes(), zlib.crc32(head))
+    return b"".join([head, struct.pack("<I", crc), index.tobytes(), *blocks])
+
+
+class Shard:
+    """One shard file, memory-mapped: blocks by window.
+
+    Raises:
+        StoreError: not a whole shard of this store, naming what is wrong.
+    """
+
+    def __init__(self, path: Path, bounds: tuple[int, int], store_id: str, ranks_crc: int) -> None:
+        self.path = path
+        self.first, stop = bounds
+        mend = "delete it and run the same command again: only missing shards are captured."
+        if not path.exists():
+            raise StoreError(
+                f"{path}: is missing; run the same command again: only missing shards are captured."
+            )
+        size = path.stat().st_size
+        if size < HEADER.size:
+            raise StoreError(f"{path}: has {size} bytes, not even a header; {mend}")
+        self.raw = np.memmap(path, np.uint8, "r")
+        head = self.raw[: HEADER.size].tobytes()
+        magic, version, count, first, said, owner, ranks, crc = HEADER.unpack(head)
+        if magic != MAGIC or version != FORMAT_VERSION:
+            raise StoreError(f"{path}: is no shard of format {FORMAT_VERSION}; {mend}")
+        if size != said:
+            raise StoreError(f"{path}: has {size} bytes, not {said}; {mend}")
+        index = self.raw[HEADER.size : HEADER.size + count * INDEX.itemsize]
+        if zlib.crc32(index.tobytes(), zlib.crc32(head[:-4])) != crc:
+            raise StoreError(f"{path}: its header or index was altered (checksum); {mend}")
+        if owner.decode() != store_id:
+            raise StoreError(
+                f"{path}: is of store {owner.decode()}, another teacher's or other data's, and "
+                f"lies in {store_id}; {mend}"
+            )
+        if (first, count) != (self.first, stop - self.first):
+            raise StoreError(
+                f"{path}: holds windows {first} to {first + count - 1}, not {self.first} to "
+                f"{stop - 1}; {mend}"
+            )
+        if ranks != ranks_crc:
+            raise StoreError(f"{path}: was written with other ranks than ranks.bin; {mend}")
+        self.index = index.view(INDEX)
+        self.start = HEADER.size + count * INDEX.itemsize
+
+    def block(self, window: int) -> tuple[memoryview, int]:
+        """A window's block, checked, and the digest of the tokens that it was captured for."""
+        i = window - self.first
+        start = int(self.index["end"][i - 1]) if i else self.start
+        block = self.raw[start : int(self.index["end"][i])].data
+        if zlib.crc32(block) != self.index["checksum"][i]:
+            raise StoreError(
+                f"{self.path}: the block of window {window} was altered (checksum); delete this "
+                "shard and run the same command again: only missing shards are captured."
+            )
+        return block, int(self.index["tokens_digest"][i])

@@ -1,5 +1,6 @@
 """A store as runs read it: opened against a manifest, checked window by window."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,35 @@ import numpy as np
 import torch
 
 from pdx.errors import StoreError
-from pdx.files import read_json, write_json
-from pdx.signal import Rows
-from pdx.store.format import FORMAT_VERSION, Layout, checksum, shard_path
-from pdx.store.writer import tokens_digest
+from pdx.files import digest, read_json, write_json
+from pdx.signal import NOTHING, Rows
+from pdx.store.codecs.row import Window, dense
+from pdx.store.format import Layout, Shard, planes_of, shard_path
+from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.ranks import read_ranks
 
 MANIFEST = "manifest.json"
 
 
-class Store:
-    """Teacher rows by window; what is read is known to be what was captured for these tokens."""
+def tokens_digest(ids: np.ndarray) -> int:
+    """64-bit digest of one window's L + 1 input ids."""
+    raw = np.ascontiguousarray(ids, dtype="<u4").tobytes()
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
-    def __init__(self, directory: Path, layout: Layout) -> None:
-        self.directory = directory
-        self.layout = layout
-        self._shards: dict[int, np.memmap] = {}
+
+class Store:
+    """Teacher rows by window; what is read is known to be what was captured for these tokens.
+
+    Args:
+        kind: the component of the store axis that captured it.
+    """
+
+    def __init__(self, directory: Path, kind: Any, layout: Layout, vocab_size: int) -> None:
+        self.directory, self.layout = directory, layout
+        self.id = digest(read_json(directory / MANIFEST))
+        id_of_V, self.ranks_crc = read_ranks(directory, vocab_size) if kind.ranked else (None, 0)
+        self.codec = kind.codec(vocab_size, id_of_V)
+        self._shards: dict[int, Shard] = {}
 
     @staticmethod
     def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
@@ -35,83 +50,105 @@ class Store:
 
     @classmethod
     def open(
-        cls, directory: Path, layout: Layout, manifest: dict[str, Any], num_windows: int
+        cls, directory: Path, kind: Any, layout: Layout, manifest: dict[str, Any], num_windows: int
     ) -> "Store":
         """Open a store for the first ``num_windows`` windows.
 
         Raises:
-            StoreError: captured for something else, a shard missing or of the wrong size.
+            StoreError: captured for something else, a shard missing, cut short or of another store.
         """
         check_manifest(directory, manifest)
+        store = cls(directory, kind, layout, manifest["vocab_size"])
         for shard in range(layout.shards_for(num_windows)):
-            path, expected = shard_path(directory, shard), layout.shard_bytes(shard)
-            size = path.stat().st_size if path.exists() else None
-            if size != expected:
-                found = "is missing" if size is None else f"has {size} bytes, not {expected}"
-                raise StoreError(
-                    f"{path}: {found}; delete it if it exists and run the same command again: only "
-                    "missing shards are captured."
-                )
-        return cls(directory, layout)
+            store.shard(shard)
+        return store
 
-    def rows(self, index_B: np.ndarray, ids: np.ndarray) -> Rows:
+    def rows(self, index_B: np.ndarray, ids: np.ndarray, num_draws: int) -> Rows:
         """The teacher's rows for whole windows, laid flat: [B * L, K].
 
         Args:
             index_B: windows.
             ids: the L + 1 token ids of each, as the student is about to read them, [B, L + 1].
+            num_draws: of the draws that a sampled kind keeps, how many; others read none.
 
         Raises:
-            StoreError: a record was altered, or was captured for other tokens.
+            StoreError: a block was altered, or was captured for other tokens.
         """
-        records = np.stack(
-            [self._record(int(i), window) for i, window in zip(index_B, ids, strict=True)]
-        )
-        flat = len(index_B) * self.layout.seq_len
-        lse_NT = torch.from_numpy(records["lse"].reshape(flat, -1))
+        length = self.layout.seq_len
+        blocks: list[Window] = []
+        columns = np.empty((len(self.layout.columns), len(index_B), length), np.float32)
+        for b, (window, tokens) in enumerate(zip(index_B, ids, strict=True)):
+            planes = self._planes(int(window), tokens)
+            columns[:, b] = np.frombuffer(planes[0], "<f4").reshape(-1, length)
+            blocks.append(planes[1:])
+        flat = len(index_B) * length
+        entries = self.codec.decode(blocks, length, index_B * length, num_draws)
+        ids_NK, weights_NK = dense(entries, flat, NOTHING)
+        lse = torch.from_numpy(columns.reshape(len(columns), flat))
         return Rows(
-            ids_NK=torch.from_numpy(records["ids"].astype(np.int64).reshape(flat, -1)),
-            logits_NK=torch.from_numpy(records["logits"].reshape(flat, -1)),
-            lse={t: lse_NT[:, i] for i, t in enumerate(self.layout.temperatures)},
+            ids_NK=torch.from_numpy(ids_NK),
+            logits_NK=torch.from_numpy(weights_NK),
+            lse={t: lse[i] for i, t in enumerate(self.layout.temperatures)},
         )
 
+    def rows_at(self, offset_N: np.ndarray, ids: np.ndarray, num_draws: int) -> Rows:
+        """The rows of single positions: offset = window * L + place in the window.
+
+        Args:
+            ids: the L + 1 token ids of each distinct window asked for, by rising window.
+        """
+        window_N, place_N = np.divmod(offset_N, self.layout.seq_len)
+        index_B, which_N = np.unique(window_N, return_inverse=True)
+        rows = self.rows(index_B, ids, num_draws)
+        at_N = torch.from_numpy(which_N * self.layout.seq_len + place_N)
+        lse = {t: lse_N[at_N] for t, lse_N in rows.lse.items()}
+        return Rows(rows.ids_NK[at_N], rows.logits_NK[at_N], lse)
+
+    def check(self, index_B: np.ndarray, ids: np.ndarray) -> None:
+        """Whether windows are whole and of these tokens; raises as ``rows`` does."""
+        for window, tokens in zip(index_B, ids, strict=True):
+            self._planes(int(window), tokens)
+
     def column(self, name: str, index_B: np.ndarray) -> np.ndarray:
-        """One of the per-position columns of the format, [B, L]."""
-        return np.stack([self._find(int(i))[1][name] for i in index_B])
+        """One of the float32 columns of the format, [B, L]."""
+        at, length = self.layout.columns.index(name), self.layout.seq_len
+        blocks = [self._planes(int(i), None)[0] for i in index_B]
+        return np.stack([np.frombuffer(b, "<f4").reshape(-1, length)[at] for b in blocks])
+
+    def argmax(self, index_B: np.ndarray) -> np.ndarray:
+        """The teacher's first choice at each position, [B, L]."""
+        length = self.layout.seq_len
+        return np.stack(
+            [self.codec.argmax(self._planes(int(i), None)[1:], length) for i in index_B]
+        )
 
     @cached_property
     def mean_target_logprob(self) -> float:
         """Minus the teacher's own loss over what is captured, nats per token."""
-        shards = [
-            s for s in range(self.layout.num_shards) if shard_path(self.directory, s).exists()
-        ]
-        sums = [self._shard(s)["target_logprob"].sum(dtype=np.float64) for s in shards]
-        return float(sum(sums) / sum(self._shard(s)["target_logprob"].size for s in shards))
+        total, count = 0.0, 0
+        for shard in range(self.layout.num_shards):
+            if shard_path(self.directory, shard).exists():
+                found = self.column("target_logprob", np.arange(*self.layout.bounds(shard)))
+                total, count = total + float(found.sum(dtype=np.float64)), count + found.size
+        return total / count
 
-    def _shard(self, shard: int) -> np.memmap:
-        if shard not in self._shards:
-            path = shard_path(self.directory, shard)
-            self._shards[shard] = np.memmap(path, dtype=self.layout.record, mode="r")
-        return self._shards[shard]
+    def shard(self, number: int) -> Shard:
+        """One shard, opened and its header checked once."""
+        if number not in self._shards:
+            path, bounds = shard_path(self.directory, number), self.layout.bounds(number)
+            self._shards[number] = Shard(path, bounds, self.id, self.ranks_crc)
+        return self._shards[number]
 
-    def _find(self, window: int) -> tuple[int, Any]:
-        shard = window // self.layout.windows_per_shard
-        return shard, self._shard(shard)[window - self.layout.bounds(shard)[0]]
-
-    def _record(self, window: int, ids: np.ndarray) -> Any:
-        shard, record = self._find(window)
-        path = shard_path(self.directory, shard)
-        if checksum(record) != record["checksum"]:
+    def _planes(self, window: int, tokens: np.ndarray | None) -> list[memoryview]:
+        """A window's planes, columns first; checked to be of ``tokens``, if they are given."""
+        shard = self.shard(window // self.layout.windows_per_shard)
+        block, captured_for = shard.block(window)
+        if tokens is not None and tokens_digest(tokens) != captured_for:
             raise StoreError(
-                f"{path}: the record of window {window} was altered (checksum); delete this shard "
-                "and run the same command again: only missing shards are captured."
-            )
-        if tokens_digest(ids) != record["tokens_digest"]:
-            raise StoreError(
-                f"{path}: window {window} was captured for other tokens than this run reads; "
+                f"{shard.path}: window {window} was captured for other tokens than this run reads; "
                 "the data changed under the store: delete the store and capture again."
             )
-        return record
+        return planes_of(block, 1 + self.codec.num_planes)
 
 
 def check_manifest(directory: Path, expected: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""One file per kind of rows: what leaves the device, and how a window of it becomes bytes."""
