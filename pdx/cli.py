@@ -142,8 +142,10 @@ def train_one(cfg: Any) -> float:
 
     run, env = run_of(cfg)
     from pdx.execute import execute, use_threads
+    from pdx.prepare import device_of
     from pdx.tracking import RunLog, log_teacher
 
+    device_of(env)  # refused before anything is written
     use_threads(None)
     log = RunLog(env, run.run_id, "run", choices())
     folder = env.paths.runs / run.run_id
