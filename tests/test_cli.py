@@ -162,7 +162,7 @@ BAD = {
     "outputs": (
         ["env.outputs=/proc/no"],
         1,
-        r"env\.outputs=/proc/no: nothing can be written there",
+        r"env\.outputs=/proc/no: nothing can be written",
     ),
     "K": (["data=synthetic", "signal.top_k=65"], 1, r"signal\.top_k=65: must not exceed the vocab"),
     "package": (
