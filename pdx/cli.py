@@ -166,9 +166,11 @@ def _train_one(cfg: Any) -> float:
     run, env = run_of(cfg)
     from pdx.checkpoint import Paused
     from pdx.execute import execute, use_threads
+    from pdx.prepare import device_of
     from pdx.sweep.interrupt import save_first
     from pdx.tracking import RunLog, log_teacher
 
+    device_of(env)  # refused before anything is written
     use_threads(None)
     log = RunLog(env, run.run_id, "run", choices())
     folder = env.paths.runs / run.run_id

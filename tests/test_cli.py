@@ -159,6 +159,11 @@ BAD = {
     ),
     "shown": (["-m", "sweep=demo", "--cfg", "job"], 1, r"--cfg: shows one run's config; leave out"),
     "gpus": (["env.gpus=some"], 1, r"env\.gpus=some: must be auto, null or a list of indices"),
+    "outputs": (
+        ["env.outputs=/proc/no"],
+        1,
+        r"env\.outputs=/proc/no: nothing can be written",
+    ),
     "K": (["data=synthetic", "signal.top_k=65"], 1, r"signal\.top_k=65: must not exceed the vocab"),
     "package": (
         ["loss._target_=os.path.Loss"],
@@ -177,6 +182,15 @@ def test_what_is_not_known_is_refused_with_the_nearest_name(pdx: Pdx, case: str,
     assert complaint.count("\n") == 1, "the message and nothing else, of Hydra's or of ours"
     assert status == expected
     assert not (tmp_path / "out").exists(), "nothing was begun"
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(
+    pdx: Pdx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, complaint = pdx("train", "env.device=cuda", "loss=none")
+    assert status == 1 and complaint.startswith("ConfigError: env.device=cuda: torch sees no GPU")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
