@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def mlflow_server(shell: Shell, refusal: str) -> Iterator[str]:
         wait_for(f"MLflow: {shlex.join([command])}", answers, process)
         yield override
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # SIGTERM may leave its workers
         process.wait(SECONDS)
 
 
