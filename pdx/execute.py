@@ -116,7 +116,7 @@ class _Execution:
             )
         self.student = run.student.init(
             shared.token_set.vocab_size, shared.token_set.seq_len, run.train.seed
-        ).to(self.device)
+        )
         self.student.train()
         self.spread = spread(self.student, self.ranks, self.env.sharding)
         _reset_peak_memory(self.device)

@@ -20,7 +20,7 @@ class Replica:
     """A whole student on every rank: gradients are added after the step's last micro-batch."""
 
     def __init__(self, student: Any, ranks: Ranks) -> None:
-        self.student, self.ranks = student, ranks
+        self.student, self.ranks = student.to(ranks.device), ranks
         self._head = head_of(student)
 
     def head(self) -> Head:
@@ -69,7 +69,10 @@ class Sharded(Replica):
             output.weight = student.get_input_embeddings().weight
         for name, parameter in list(output.named_parameters()):
             if not hasattr(parameter, "full_tensor"):
-                sharded = distribute_tensor(parameter.detach(), self._mesh, [Shard(0)])
+                whole_on_device = parameter.detach().to(ranks.device)
+                sharded = distribute_tensor(
+                    whole_on_device, self._mesh, [Shard(0)], src_data_rank=None
+                )
                 setattr(output, name, nn.Parameter(sharded))
         self._head_parameters = [output.weight]
         if getattr(output, "bias", None) is not None:
@@ -79,6 +82,7 @@ class Sharded(Replica):
     def _shard(self, module: Any) -> None:
         from torch.distributed.fsdp import fully_shard
 
+        # It moves parameters to the device as it cuts them: no device ever holds the whole student.
         # Resharded after forward, the root too: whatever reads parameters next finds shards.
         fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
         module.set_gradient_divide_factor(1.0)  # the loss is divided by the global count already
