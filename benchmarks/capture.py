@@ -26,12 +26,12 @@ from pdx.store.reader import MANIFEST, Store
 from pdx.store.writer import capture
 
 HERE = Path(__file__).parent
-SEQ_LEN, TOKENS, BATCH_TOKENS = 256, 8_192, 2_048
+SEQ_LEN, TOKENS, BATCH_TOKENS = 256, 4_096, 1_024
 TEACHERS = {
     "1M, V=4,096": (128, 4, 4_096),
     "6M, V=16,384": (256, 6, 16_384),
 }
-COMMON = {"temperatures": [1.0], "shard_tokens": 4_096}
+COMMON = {"temperatures": [1.0], "shard_tokens": 2_048}
 KINDS = {
     "topk(50)": TopKStore(top_k=50, top_p=1.0, **COMMON),
     "sampled(50)": SampledStore(num_draws=50, seed=0, **COMMON),
@@ -127,12 +127,11 @@ def main() -> None:
             }
             for kind_name, found in seconds.items()
         }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    for name in TEACHERS:
         for kind_name, found in result[name].items():
             line = f"{found['speed_by_cpu']:.2f} by CPU, {found['speed_by_clock']:.2f} by the clock"
-            print(f"{name}: {kind_name}: {line}")
+            print(f"{name}: {kind_name}: {line}", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

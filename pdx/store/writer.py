@@ -165,7 +165,9 @@ def float_columns(
     columns["target_logprob"] = target_C - columns["lse@1"]
     mean_C = torch.linalg.vecdot(probs_CV, under_CV) / mass[1.0]
     columns["entropy"] = mass[1.0].log() - mean_C
-    columns["logit_std"] = logits_CV.std(-1, correction=0)
+    around_CV = under_CV.sub_(under_CV.mean(-1, keepdim=True))  # four times as fast as std()
+    variance_C = torch.linalg.vecdot(around_CV, around_CV) / around_CV.shape[-1]
+    columns["logit_std"] = variance_C.sqrt()
     return columns
 
 
