@@ -148,7 +148,8 @@ def test_a_synthetic_chain_by_hand(monkeypatch: pytest.MonkeyPatch):
 
 def test_synthetic_splits_are_exact_and_independent(tmp_path: Path):
     sizes = {"student": 4096, "teacher": 2048, "val": 640, "test": 64}
-    data = component("synthetic", **{f"num_tokens_{k}": v for k, v in sizes.items()})
+    sized = {f"num_tokens_{k}": v for k, v in sizes.items()}
+    data = component("synthetic", vocab_size=32, **sized)
     token_set = prepare(data, Outputs(tmp_path))
     streams = {}
     for split, num in sizes.items():

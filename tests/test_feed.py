@@ -26,7 +26,8 @@ class FakeStore:
         self.read: list[int] = []
         self.broken = broken
 
-    def rows(self, index_B: np.ndarray, ids: np.ndarray) -> Rows:
+    def rows(self, index_B: np.ndarray, ids: np.ndarray, num_draws: int | None) -> Rows:
+        assert not num_draws, "this signal draws nothing"
         self.read.extend(int(i) for i in index_B)
         if bad := self.broken & set(index_B.tolist()):
             raise StoreError(f"window {bad}: was altered.")
@@ -43,7 +44,7 @@ def made(tiny_at: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, 
 
 def feed_of(made: tuple[Run, Shared], store: Any, read_ahead: int | None = None) -> Feed:
     run, shared = made
-    return Feed(run, shared.train_windows, CPU, store, None, read_ahead)
+    return Feed(run, shared.train_windows, CPU, store, read_ahead=read_ahead)
 
 
 def same(ours: list[MicroBatch], theirs: list[MicroBatch]) -> bool:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from pdx.cli import _of_hydra
+from pdx.build import build
 from pdx.env import Env
 from pdx.errors import ConfigError
+from pdx.hydra_app import message_of
+from pdx.paths import conf_dir
 from pdx.sweep import launchers
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
@@ -31,19 +34,9 @@ def config(called: str, target: str, *given: str, **fields: Any) -> DictConfig:
 
 
 def env(tmp_path: Path, **changes: Any) -> Env:
-    values: dict[str, Any] = dict(
-        outputs=str(tmp_path),
-        tracking_uri=None,
-        experiment="pdx",
-        device="cpu",
-        gpus=None,
-        num_workers=4,
-        isolation="forkserver",
-        checkpoint_seconds=60.0,
-        max_retries=2,
-        packages=[],
-    )
-    return Env(**values | changes)
+    node = yaml.safe_load((conf_dir() / "env" / "local.yaml").read_text())
+    ours = dict(outputs=str(tmp_path), device="cpu", gpus=None, num_workers=4)
+    return build(node | ours | changes, "env")
 
 
 @pytest.fixture
@@ -83,10 +76,10 @@ def test_a_missing_extra_names_the_pip_command(
 def test_hydra_does_not_know_what_is_not_installed():
     """Then there is no config of that name to compose, and pdx says which extra has it."""
     err = MissingConfigException("no", "hydra/launcher/submitit_slurm", ["basic", "pdx_local"])
-    assert _of_hydra(err) == launchers.missing_extra("submitit_slurm")
+    assert message_of(err) == launchers.missing_extra("submitit_slurm")
     assert "pdx[slurm]" in launchers.missing_extra("submitit_slurm")
     err = MissingConfigException("no", "hydra/launcher/pdx_locale", ["basic", "pdx_local"])
-    assert "Did you mean 'pdx_local'?" in str(_of_hydra(err))
+    assert "Did you mean 'pdx_local'?" in str(message_of(err))
 
 
 def test_a_launcher_without_ray_itself_is_missing_too(tmp_path: Path, installed: set[str]):

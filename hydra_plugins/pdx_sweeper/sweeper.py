@@ -38,6 +38,7 @@ class PdxSweeperConf:
         budget: what the sweep may use.
     """
 
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "grid"}, {"pruner": "none"}])
     _target_: str = "hydra_plugins.pdx_sweeper.sweeper.PdxSweeper"
     _recursive_: bool = False
     sweep: str | None = None
