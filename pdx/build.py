@@ -20,7 +20,7 @@ DECLARED = {
     "teacher": ("exists", "is_same"),
     "signal": ("stored", "closed"),
     "store": ("exists",),
-    "loss": ("needs_teacher", "needs_closed_signal", "is_divergence"),
+    "loss": ("needs_teacher", "needs_closed_signal", "needs_logits", "is_divergence"),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

@@ -67,6 +67,12 @@ class Run:
                 f"teacher=none: {name} needs a teacher; use teacher=trained or "
                 "teacher=pretrained, or loss=none."
             )
+        if self.loss.needs_logits and getattr(self.signal, "num_draws", 0):
+            drawn = type(self.signal).__module__.rpartition(".")[2]
+            raise ConfigError(
+                f"signal={drawn}: {name} compares logits, and draws have counts; use signal=topk "
+                "or signal=full, or a loss on probabilities such as loss=forward_kl."
+            )
         if self.loss.needs_closed_signal and not self.signal.closed:
             raise ConfigError(
                 f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "

@@ -306,7 +306,10 @@ class SaysNothing:
 
 @pytest.mark.parametrize(
     ("axis", "lacking"),
-    [("mix", "version"), ("loss", "version, needs_teacher, needs_closed_signal, is_divergence")],
+    [
+        ("mix", "version"),
+        ("loss", "version, needs_teacher, needs_closed_signal, needs_logits, is_divergence"),
+    ],
 )
 def test_a_class_must_say_what_pdx_asks(axis: str, lacking: str):
     target = f"{__name__}.SaysNothing"
@@ -320,6 +323,7 @@ class NeedsBoth:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -334,6 +338,14 @@ def test_a_loss_that_needs_a_closed_signal_refuses_others(tiny: Tiny):
         "signal.tail=renormalize: NeedsBoth compares distributions that must both sum to one on "
         "the support; use signal.tail=bucket or signal=full."
     )
+
+
+@pytest.mark.parametrize("signal", ["sampled", "head_sampled"])
+def test_a_loss_on_logits_refuses_counts(compose_cfg: Compose, signal: str):
+    given = [f"signal={signal}", f"store={signal}"]
+    run_of(compose_cfg(*given, "loss=forward_kl"))
+    with pytest.raises(ConfigError, match=rf"^signal={signal}: MSE compares logits, and .* topk"):
+        run_of(compose_cfg(*given, "loss=mse"))
 
 
 def test_a_package_that_the_user_allowed(

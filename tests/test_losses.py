@@ -266,7 +266,7 @@ def test_a_loss_declares_what_it_is(name: str):
     assert isinstance(loss.version, int) and loss.version >= 1
     assert all(
         isinstance(getattr(loss, k), bool)
-        for k in ("needs_teacher", "needs_closed_signal", "is_divergence")
+        for k in ("needs_teacher", "needs_closed_signal", "needs_logits", "is_divergence")
     )
     assert loss.needs_teacher or not (loss.is_divergence or loss.needs_closed_signal)
 

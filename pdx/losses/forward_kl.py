@@ -31,6 +31,7 @@ class ForwardKL:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
     version: ClassVar[int] = 2
 

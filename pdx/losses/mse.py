@@ -30,6 +30,7 @@ class MeanSquaredError:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = True
     is_divergence: ClassVar[bool] = False
     version: ClassVar[int] = 2
 

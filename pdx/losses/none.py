@@ -17,6 +17,7 @@ class NoDistillation:
 
     needs_teacher: ClassVar[bool] = False
     needs_closed_signal: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
     version: ClassVar[int] = 2
 

@@ -28,6 +28,7 @@ class SoftCrossEntropy:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
     version: ClassVar[int] = 2
 
