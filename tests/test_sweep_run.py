@@ -266,7 +266,7 @@ def test_a_sweep_goes_on_after_an_interruption_and_after_the_death_of_everything
     with held.shell.started(*held.command) as driver:
         held.two_running(driver)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
-        assert driver.wait(120) == 130
+        assert driver.wait(300) == 130
         held.assert_stopped()
     assert "interrupted; the same command goes on" in held.shell.terminal()
     assert (
@@ -288,7 +288,7 @@ def test_sigterm_ends_a_sweep_as_an_interruption_does(held: Held):
     with held.shell.started(*held.command) as driver:
         held.two_running(driver)
         driver.terminate()  # the driver alone: it takes the others along
-        assert driver.wait(120) == 130
+        assert driver.wait(300) == 130
         held.assert_stopped()
     held.finish()
 
@@ -322,7 +322,7 @@ def test_an_interruption_before_any_run_leaves_nothing_running(held: Held, stage
     with held.shell.started(*held.command) as driver:
         wait_for(stage, marks[stage], driver)
         os.killpg(driver.pid, signal.SIGINT)
-        assert driver.wait(120) == 130
+        assert driver.wait(300) == 130
         wait_for("every process to be gone", lambda: not held.shell.processes())
         assert "RUNNING" not in {r.info.status for r in held.shell.mlflow_runs()}
     held.gate.unlink()

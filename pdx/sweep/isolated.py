@@ -13,7 +13,8 @@ from pdx.sweep.plan import Point
 from pdx.sweep.search import Method
 
 PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
-SAVE_SECONDS = 60.0  # for a run that must end, to save itself
+POLL_SECONDS = 0.5
+SAVE_SECONDS = 20.0  # for a run that must end, to save itself; a step that hangs never would
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ def run_isolated(task: Task) -> Outcome:
     theirs.close()
     outcome = None
     try:
+        # Asked every so often: a signal that another thread got does not end a blocked read.
+        while not ours.poll(POLL_SECONDS):
+            pass
         with contextlib.suppress(EOFError):  # the child died without a word
             outcome = ours.recv()
     except BaseException:  # Ctrl-C: take the child along

@@ -20,6 +20,8 @@ from pdx.env import Env
 from pdx.errors import PdxError, SweepError
 from pdx.sweep.interrupt import die_with_parent, interrupt_once
 
+POLL_SECONDS = 0.5
+
 
 def visible_gpus(gpus: Any) -> list[str]:
     """The GPUs to use, by what CUDA_VISIBLE_DEVICES would call them; torch is not asked.
@@ -111,6 +113,8 @@ def launch(
 
 def _collect(overrides: list[str], process: Any, pipe: Connection) -> JobReturn:
     try:
+        while not pipe.poll(POLL_SECONDS):
+            pass  # a signal that another thread got does not end a blocked read
         return pipe.recv()
     except EOFError:
         process.join()

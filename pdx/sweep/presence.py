@@ -1,6 +1,7 @@
 """Who is at work on a sweep: each worker's lock and heartbeat, in the sweep's directory."""
 
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -29,6 +30,8 @@ def sign_on(directory: Path) -> Iterator[str]:
         beat.touch()
 
         def keep_beating() -> None:
+            # The main thread's, which must wake up for them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             while not stop.wait(BEAT_SECONDS):
                 beat.touch()
 
