@@ -344,7 +344,8 @@ def test_a_loss_that_needs_a_closed_signal_refuses_others(tiny: Tiny):
 def test_a_loss_on_logits_refuses_counts(compose_cfg: Compose, signal: str):
     given = [f"signal={signal}", f"store={signal}"]
     run_of(compose_cfg(*given, "loss=forward_kl"))
-    with pytest.raises(ConfigError, match=rf"^signal={signal}: MSE compares logits, and .* topk"):
+    said = rf"^signal={signal}: MeanSquaredError compares logits, and .*; use signal=topk"
+    with pytest.raises(ConfigError, match=said):
         run_of(compose_cfg(*given, "loss=mse"))
 
 
