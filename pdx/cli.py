@@ -208,9 +208,7 @@ def capture_store(cfg: Any) -> None:
     from pdx.prepare import Shared
 
     use_threads(None)
-    shared = Shared.of(run, env)
-    shared.ensure_store(run.num_windows)
-    store = shared.open_store()
+    store = Shared.of(run, env).open_store()
     print(f"store: {store.directory}")
     print(f"teacher's own loss on what it holds: {-store.mean_target_logprob:.4f} nats per token")
 

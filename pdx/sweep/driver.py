@@ -74,7 +74,6 @@ def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Meth
         objectives=plain["objectives"],
         constraints=plain["constraints"],
     )
-    method.check()
     for part, kind in ((method.sampler, "sampler"), (method.pruner, "pruner")):
         if part:
             build_part(part, f"hydra/sweeper/{kind}")

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -21,7 +18,6 @@ from pdx.sweep.settings import Axis, Interval
 from pdx.sweep.storage import open_storage, patient
 
 UNSIGNED = timedelta(seconds=10)  # between taking and signing lie milliseconds, unless one dies
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Queue:
