@@ -32,16 +32,21 @@ class Case:
     python: str = sys.executable
 
 
-def environment(name: str, *requirements: str) -> str:
-    """The interpreter of a peer's own environment, made on first use; pip does the rest."""
+def environment(name: str, *requirements: str, then: Sequence[str] = ()) -> str:
+    """The interpreter of a peer's own environment, made on first use; pip does the rest.
+
+    Args:
+        then: installed after the rest, over what that asks for.
+    """
     directory = HERE / ".envs" / name
     python = str(directory / "bin" / "python")
-    stamp, wanted = directory / ".requirements", " ".join(requirements)
+    stamp, wanted = directory / ".requirements", " ".join([*requirements, *then])
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"benchmarks: making {directory}: {wanted}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *requirements], check=True)
+        for wanted_now in filter(None, (requirements, then)):
+            subprocess.run([*pip, *wanted_now], check=True)
         stamp.write_text(wanted)
     return python
 

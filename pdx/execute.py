@@ -44,12 +44,14 @@ def execute(
     observe: Observe | None = None,
     quiet: bool = False,
     must_end: Callable[[], bool] = lambda: False,
+    ready: float | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
 
     Args:
         observe: gets each step's metrics beside the folder (MLflow, a pruner), and may stop it.
         must_end: asked at every step; once it holds, the run is saved and ``Paused`` raised.
+        ready: since when there has been a process for it, by time.monotonic; from now on if None.
 
     Returns:
         The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
@@ -60,6 +62,7 @@ def execute(
     Raises:
         Paused: ``must_end`` held; nothing was lost.
     """
+    ready = time.monotonic() if ready is None else ready
     quiet_transformers()
     run_dir = env.paths.runs / run.run_id
     with locked(run_dir / ".lock"):
@@ -72,7 +75,7 @@ def execute(
             num_ranks(run, env)  # its own checks, before anything is made
             Shared.of(run, env).ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
-                result = _Execution(run, env, ranks, observe, quiet, must_end).result()
+                result = _Execution(run, env, ranks, observe, quiet, must_end, ready).result()
             if result["status"] != "pruned":
                 write_json(path, result)
                 checkpoint.drop(run_dir)
@@ -96,7 +99,9 @@ class _Execution:
         observe: Observe | None = None,
         quiet: bool = False,
         must_end: Callable[[], bool] = lambda: False,
+        ready: float | None = None,
     ) -> None:
+        self.ready = time.monotonic() if ready is None else ready
         self.run, self.env, self.ranks, self.observe = run, env, ranks, observe
         self.run_dir = env.paths.runs / run.run_id
         self.quiet, self.pruned = quiet, False
@@ -159,12 +164,15 @@ class _Execution:
         run, shared = self.run, self.shared
         store = shared.open_store() if run.is_stored else None
         live = run.loss.needs_teacher and store is None
+        loading = time.monotonic()
         teacher = shared.load_teacher(run.teacher) if live else None
+        teacher_seconds = time.monotonic() - loading
         feed = Feed(run, shared.train_windows, self.device, store, teacher, self.ranks)
         state = checkpoint.load(self.run_dir, torch.device("cpu"))
         if self.ranks.leads:
             self._open_log(state)
         step = state["step"] if state else 0
+        setup_seconds = time.monotonic() - self.ready - teacher_seconds
         with tqdm(
             total=run.num_steps * run.batch_tokens,
             initial=step * run.batch_tokens,  # of another process: not this one's speed
@@ -186,6 +194,9 @@ class _Execution:
             )
         seconds = max(metrics["perf/train_seconds"], 1e-9)
         metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
+        # What a run costs before its first step; a live teacher's own loading apart.
+        metrics["perf/setup_seconds"] = setup_seconds
+        metrics["perf/teacher_load_seconds"] = teacher_seconds
         return metrics
 
     def _held_out(self, split: str, num_tokens: int) -> dict[str, float]:

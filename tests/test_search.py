@@ -13,6 +13,7 @@ from conftest import TINY
 from pdx.config import resolved, run_of_resolved
 from pdx.errors import ConfigError, SweepError
 from pdx.paths import conf_dir
+from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.composer import Composer
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.optuna_parts import build_part
@@ -467,7 +468,7 @@ def test_a_run_is_pruned_against_its_peers_and_nobody_else(
         point = points[trial.user_attrs["run_id"]]
         log = tmp_path / f"{point.run_id}.jsonl"
         log.write_text("")
-        pruning = Pruning(queue.storage, plan.sweep_id, trial._trial_id, pruner, point, log)
+        pruning = Pruning(queue.planned, trial._trial_id, pruner, point, log)
         good = trial.params["schedule"] == "cosine"
         loss = (1.0 if good else 5.0) + trial.params["optim.peak_lr"]  # each worse than the last
         steps, evals = point.facts["num_steps"], point.config["train"]["num_evals"]
@@ -502,8 +503,44 @@ def test_a_run_that_goes_on_tells_what_was_evaluated_before(
         + f'{{"step": {steps - 1}, "train/loss": 9.0}}\n'
     )
     nobody = optuna.pruners.NopPruner()
-    pruning = Pruning(queue.storage, plan.sweep_id, trial._trial_id, nobody, plan.points[0], log)
+    pruning = Pruning(queue.planned, trial._trial_id, nobody, plan.points[0], log)
     assert not pruning.should_stop(steps - 1, {"train/loss": 9.0})
     assert not pruning.should_stop(round(steps * 0.75), {"val/loss": 2.0})
     (kept,) = [t for t in queue.trials() if t.number == trial.number]
     assert kept.intermediate_values == {1: 4.0, 2: 3.0, 3: 2.0}
+
+
+def test_a_setting_that_loses_seed_by_seed_is_given_up(
+    write: Callable[..., Definition], plan_of: Callable[..., Plan], tmp_path: Path
+):
+    """By paired losses: one whose seeds differ as much, but not all one way, goes on."""
+    losses = {"0.01": 3.0, "0.02": 3.1, "0.03": 3.0}
+    plan = plan_of(write(axes={"optim.peak_lr": [float(r) for r in losses]}, seeds=list(range(8))))
+    queue = Queue(tmp_path / "sweep", plan)
+    queue.enqueue({p.run_id for p in plan.points})
+    points, given_up = {p.run_id: p for p in plan.points}, []
+    pruner = AcrossSeeds(p_threshold=0.1, num_startup_seeds=4)
+    while trial := queue.take("me"):
+        point = points[trial.user_attrs["run_id"]]
+        rate, seed = str(point.params["optim.peak_lr"]), point.params["train.seed"]
+        if pruner.loses(queue.planned, trial._trial_id, point):
+            given_up.append((rate, seed))
+            queue.tell_pruned(trial)
+            continue
+        noise = 0.5 * (-1) ** seed if rate == "0.03" else 0.0
+        loss = losses[rate] + seed + noise  # seeds differ by far more than settings do
+        queue.tell_complete(trial, [loss], "complete")
+    assert given_up == [("0.02", seed) for seed in range(4, 8)]
+
+
+@pytest.mark.parametrize("num_seeds", [1, 4])
+def test_a_test_over_seeds_wants_seeds(num_seeds: int):
+    with pytest.raises(SweepError, match=rf"train.seed has {num_seeds} values; use a grid with"):
+        AcrossSeeds(p_threshold=0.1, num_startup_seeds=4).check(num_seeds, is_search=False)
+    with pytest.raises(SweepError, match="a search has one seed"):
+        AcrossSeeds(p_threshold=0.1, num_startup_seeds=4).check(8, is_search=True)
+
+
+def test_a_rank_test_over_one_curve_is_refused():
+    with pytest.raises(SweepError, match="independent measurements; use hydra/sweeper/pruner=wil"):
+        build_part({"_target_": "optuna.pruners.WilcoxonPruner"}, "hydra/sweeper/pruner")

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import optuna
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  seconds, paid once a worker
 
@@ -16,20 +17,25 @@ from pdx.config import run_of_resolved
 from pdx.env import Env
 from pdx.errors import PdxError, RankLost
 from pdx.execute import execute, use_threads
+from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.isolated import Outcome, Task
+from pdx.sweep.optuna_parts import build_part
+from pdx.sweep.pruning import Pruning
+from pdx.sweep.storage import open_storage
 from pdx.tracking import RunLog, SweepLog
 
 
 def run_point(task: Task, must_end: Callable[[], bool] = lambda: False) -> Outcome:
     """Run a point here, with MLflow and its pruner told of it from its start to its end."""
+    ready = time.monotonic()
     try:
-        return _run_point(task, must_end)
+        return _run_point(task, must_end, ready)
     except Exception as err:  # a config that no longer builds, MLflow gone: told in the study
         traceback.print_exc()
         return Outcome("failed", reason=f"{type(err).__name__}: {err}")
 
 
-def _run_point(task: Task, must_end: Callable[[], bool]) -> Outcome:
+def _run_point(task: Task, must_end: Callable[[], bool], ready: float) -> Outcome:
     use_threads(task.num_threads)
     point = task.point
     run, env = run_of_resolved(point.config)
@@ -39,15 +45,20 @@ def _run_point(task: Task, must_end: Callable[[], bool]) -> Outcome:
             reason=f"planned as {point.run_id} and now {run.run_id}: the corpus or the code "
             "changed since the sweep was planned; run the sweep's command again.",
         )
+    pruner = _pruner_of(task)
+    if isinstance(pruner, AcrossSeeds) and pruner.loses(_study(task), task.trial_id, point):
+        return Outcome("pruned", reason="its setting loses to the best one seed by seed")
     parent, tags = SweepLog(env, task.sweep_id), {"role": point.role}
     log = RunLog(env, run.run_id, "run", point.params, parent, point.label, tags)
-    observe = _with_pruner(task, env, log.observe)
+    observe = log.observe
+    if pruner is not None and not isinstance(pruner, AcrossSeeds):
+        observe = _with_pruner(pruner, task, env, log.observe)
 
     def told_to_end() -> bool:
         return must_end() or (task.deadline is not None and time.time() > task.deadline)
 
     try:
-        result = execute(run, env, observe, quiet=True, must_end=told_to_end)
+        result = execute(run, env, observe, quiet=True, must_end=told_to_end, ready=ready)
         log.dataset(type(run.data).__name__, result["facts"]["data_digest"], str(env.paths.data))
         log.finish(result, env.paths.runs / run.run_id)
         if result["status"] == "pruned":
@@ -72,21 +83,25 @@ def _run_point(task: Task, must_end: Callable[[], bool]) -> Outcome:
     return outcome
 
 
-def _with_pruner(
-    task: Task, env: Env, observe: Callable[[int, dict[str, float]], bool]
-) -> Callable[[int, dict[str, float]], bool]:
-    """``observe``, and then the pruner's word. Controls are never pruned."""
+def _pruner_of(task: Task) -> Any:
+    """What may stop this run. Controls are never pruned."""
     if not task.method.pruner or task.point.role == "control":
-        return observe
-    from pdx.sweep.optuna_parts import build_part
-    from pdx.sweep.pruning import Pruning
-    from pdx.sweep.storage import open_storage
+        return None
+    return build_part(task.method.pruner, "hydra/sweeper/pruner")
 
-    pruner: Any = build_part(task.method.pruner, "hydra/sweeper/pruner")
-    storage = open_storage(task.storage, task.directory)
-    study = task.sweep_id + ("/search" if task.point.role == "search" else "")
+
+def _study(task: Task) -> optuna.Study:
+    name = task.sweep_id + ("/search" if task.point.role == "search" else "")
+    nobody = optuna.pruners.NopPruner()
+    return optuna.Study(name, open_storage(task.storage, task.directory), pruner=nobody)
+
+
+def _with_pruner(
+    pruner: Any, task: Task, env: Env, observe: Callable[[int, dict[str, float]], bool]
+) -> Callable[[int, dict[str, float]], bool]:
+    """``observe``, and then the pruner's word."""
     log = env.paths.runs / task.point.run_id / "metrics.jsonl"
-    pruning = Pruning(storage, study, task.trial_id, pruner, task.point, log)
+    pruning = Pruning(_study(task), task.trial_id, pruner, task.point, log)
 
     def observed(step: int, metrics: dict[str, float]) -> bool:
         return observe(step, metrics) or pruning.should_stop(step, metrics)

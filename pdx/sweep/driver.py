@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from pdx.env import Env
 from pdx.errors import SweepError
 from pdx.files import locked, write_json
+from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.budget import Budget
-from pdx.sweep.definition import Definition, define
+from pdx.sweep.definition import SEED_AXIS, Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
 from pdx.sweep.launchers import check_launcher, launch
@@ -24,6 +25,7 @@ from pdx.sweep.plan import Plan, load_plan, pending
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
 from pdx.sweep.search import Method
+from pdx.sweep.settings import Interval
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
 
@@ -75,8 +77,11 @@ def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Meth
         constraints=plain["constraints"],
     )
     for part, kind in ((method.sampler, "sampler"), (method.pruner, "pruner")):
-        if part:
-            build_part(part, f"hydra/sweeper/{kind}")
+        built = build_part(part, f"hydra/sweeper/{kind}") if part else None
+        if isinstance(built, AcrossSeeds):
+            seeds = definition.axes.get(SEED_AXIS, ())
+            num_seeds = 0 if isinstance(seeds, Interval) else len(seeds)
+            built.check(num_seeds, method.is_search)
     budget = Budget(**plain["budget"])
     budget.check()
     return method, budget

@@ -23,6 +23,11 @@ def build_part(node: Mapping[str, Any], key: str) -> Any:
     module, _, name = target.rpartition(".")
     if module.split(".")[0] not in PACKAGES:
         raise SweepError(f"{key}: _target_={target}: must be a class of {', '.join(PACKAGES)}.")
+    if name == "WilcoxonPruner":
+        raise SweepError(
+            f"{key}: _target_={target}: would take the evaluations of one run for independent "
+            "measurements; use hydra/sweeper/pruner=wilcoxon, which compares runs over seeds."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's groups, since 2020

@@ -1,7 +1,8 @@
 """A plan: every point of a sweep composed, checked, hashed and priced before any of it runs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ class Plan:
     method: Any = None
     search: Any = None
 
-    @property
+    @cached_property  # asked for at every run, and 10,000 points take milliseconds to sort
     def digest(self) -> str:
+        """Of what would run."""
         runs: Any = sorted(p.run_id for p in self.points)
         if self.search is not None:
             method = asdict(self.method)
@@ -92,7 +94,7 @@ class Plan:
                 f"{path}: is the plan of another sweep ({read_json(path).get('digest')}, not "
                 f"{self.digest}); move {directory} away, or set env.outputs."
             )
-        plain = {k: v for k, v in vars(self).items() if k not in ("points", "method", "search")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain |= {
             "version": PLAN_VERSION,
             "digest": self.digest,

@@ -28,22 +28,21 @@ class Pruning:
     """Reports a run's evaluations to its trial, and asks the pruner.
 
     Args:
-        storage: of the sweep's study.
+        study: the sweep's, as it is opened to report to it.
         trial_id: the storage's, of the trial that the worker took.
         log: the run's ``metrics.jsonl``: one that goes on after a kill is another trial, and tells
             what the first had evaluated.
     """
 
     def __init__(
-        self, storage: Any, study_name: str, trial_id: int, pruner: Any, point: Point, log: Path
+        self, study: optuna.Study, trial_id: int, pruner: Any, point: Point, log: Path
     ) -> None:
-        self._pruner, self._log, self._step = pruner, log, 0
-        self._study = optuna.Study(study_name, storage, pruner=optuna.pruners.NopPruner())
+        self._study, self._pruner, self._log, self._step = study, pruner, log, 0
         self._trial = Trial(self._study, trial_id)
         group = peers_of(point)
         self._trial.set_user_attr(GROUP, group)
         peers: Any = _Peers(self._study._storage, group)
-        self._peers = optuna.Study(study_name, peers, pruner=pruner)
+        self._peers = optuna.Study(study.study_name, peers, pruner=pruner)
         self._num_steps = point.facts["num_steps"]
         self._num_evals = point.config["train"]["num_evals"]
 
