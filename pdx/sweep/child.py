@@ -10,7 +10,10 @@ from typing import Any
 
 import optuna
 import torch
-import transformers.models.llama.modeling_llama  # noqa: F401  seconds, paid once a worker
+
+# Seconds each, paid once a worker: what a run would import at its first use. MLflow's store and
+# its database's drivers are among it.
+import transformers.models.llama.modeling_llama  # noqa: F401
 
 from pdx.checkpoint import Paused
 from pdx.config import run_of_resolved
@@ -22,7 +25,9 @@ from pdx.sweep.isolated import Outcome, Task
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.pruning import Pruning
 from pdx.sweep.storage import open_storage
-from pdx.tracking import RunLog, SweepLog
+from pdx.tracking import RunLog, SweepLog, load_stores
+
+load_stores()
 
 
 def run_point(task: Task, must_end: Callable[[], bool] = lambda: False) -> Outcome:
