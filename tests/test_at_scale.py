@@ -67,6 +67,23 @@ def test_a_planned_store_lies_between_values_alone_and_plain_pairs(facts: dict[s
     assert kept_bytes(tokens, 37.5, 4) < facts["store_bytes"] <= tokens * (100 * 8 + sums)
 
 
+def test_a_planned_store_of_draws_is_about_as_large_as_the_published_one(
+    compose_cfg: Callable[..., Any], tmp_path: Path
+):
+    """arXiv:2503.16870: 3.6 TB, of 12 distinct tokens in 50 draws at 3 bytes; ours has sums too."""
+    (tmp_path / "corpus.txt").write_text("One line stands for a hundred billion tokens.\n")
+    paths = [f"data.paths=[{tmp_path / 'corpus.txt'}]", f"env.outputs={tmp_path / 'out'}"]
+    kept = [o for o in PAPER if not o.startswith(("store", "signal"))]
+    drawn = [*kept, "store=sampled", "signal=sampled", "store.num_draws=50", "signal.num_draws=50"]
+    facts = facts_of(*run_of(compose_cfg(*drawn, *paths)))
+    sums = 4 * 8
+    assert abs(facts["store_bytes"] - 3.6 * TB) <= facts["num_unique_tokens"] * sums
+    said = (
+        f"`pdx plan` with `store=sampled`, whose sums are its own, {facts['store_bytes'] / TB:.1f}"
+    )
+    assert said in " ".join(PAGE.read_text().split())
+
+
 def test_the_page_says_what_the_cost_model_says(facts: dict[str, Any]):
     page = PAGE.read_text()
     student, teacher = facts["flops_train_exact"], facts["flops_teacher_inference_exact"]

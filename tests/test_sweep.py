@@ -303,6 +303,35 @@ def test_a_plan_is_read_back_as_it_was_saved(plan_of: Callable[..., Plan], tmp_p
     assert load_plan(tmp_path / "kept") == plan
 
 
+def test_the_plan_counts_what_is_shared_once(compose_cfg: Callable[..., Any], tmp_path: Path):
+    """Eight runs read two teachers' stores; hours are FLOPs at the stated throughput."""
+
+    def compose(overrides: list[str]) -> Any:
+        return compose_cfg(*TINY, f"env.outputs={tmp_path}", "env.tflops=0.5", *overrides)
+
+    teachers = ("teacher.hidden_size=16,32", "teacher@eval_teacher=none")
+    plan, env = make_plan(grid("student=s10k,s30k", "train.seed=0,1", *teachers), compose)
+    by_teacher = {p.facts["teacher_id"]: p.facts for p in plan.points}
+    training = {k: f["flops_teacher_training_exact"] for k, f in by_teacher.items()}
+    capture = sum(f["flops_teacher_inference_exact"] for f in by_teacher.values())
+    size = sum(f["store_bytes"] for f in by_teacher.values())
+    students = sum(p.facts["flops_train_exact"] for p in plan.points)
+    assert len(plan.points) == 8 and len(by_teacher) == 2
+    text = describe(plan, env)
+    assert f"2 teachers (0 made; training {sum(training.values()):.1e} FLOPs)" in text
+    assert f"2 stores (capture {capture:.1e} FLOPs)" in text
+    assert f"stores about {size / 2**30:.2f} GiB" in text
+    hour = 0.5e12 * 3600
+    assert f"env.tflops=0.5: {students / hour:.4g} for the runs that are to do" in text
+    assert f"at most {(sum(training.values()) + capture) / hour:.4g} for teachers" in text
+
+    made, other = training
+    env.paths.result(made).parent.mkdir(parents=True)
+    env.paths.result(made).write_text("{}")
+    text = describe(plan, env)
+    assert "(1 made" in text and f"at most {(training[other] + capture) / hour:.4g} for" in text
+
+
 def test_the_plan_in_words_counts_what_there_is_to_do(
     compose_cfg: Callable[..., Any], tmp_path: Path
 ):
@@ -319,7 +348,7 @@ def test_the_plan_in_words_counts_what_there_is_to_do(
     assert f"* {plan.points[0].run_id}" in text
     assert "4 runs, 1 done (*), 3 to do" in text
     assert "tokens: 65.54k over all runs" in text
-    assert "teachers: 1; training" in text
+    assert "shared, made once: 1 teachers (0 made; training" in text and "and 1 stores" in text
     assert "student=s10k" in rows
     plain = next(line for line in text.splitlines() if "student=s30k loss=none" in line)
     assert plain.split()[:8] == [

@@ -1,10 +1,12 @@
 """A plan in words: what a user reads before paying for it, and how far it has got."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pdx.env import Env
-from pdx.sweep.plan import Plan, pending
+from pdx.files import digest
+from pdx.sweep.plan import Plan, Point, pending
 
 
 def describe(plan: Plan, env: Env) -> str:
@@ -25,7 +27,7 @@ def describe(plan: Plan, env: Env) -> str:
             f"{_number(facts['num_epochs']):>6} {_power(facts['flops_train_exact']):>8} "
             f"{_power(teacher):>8}  {point.label}"
         )
-    return "\n".join([*lines, "", *_totals(plan, len(todo), hours_of(plan, env))])
+    return "\n".join([*lines, "", *_totals(plan, env, len(todo))])
 
 
 def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:
@@ -33,30 +35,63 @@ def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:
     return 12.0 * max((f["num_params_total"] or 0 for f in facts), default=0)
 
 
-def _totals(plan: Plan, num_todo: int, hours: dict[str, float] | None) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Shared:
+    """What the runs of a plan share, each made once: by id, what it costs to make.
+
+    Attributes:
+        training: FLOPs of each teacher that is trained here.
+        capture, store_bytes: FLOPs and bytes of each store, as far as any run reads it.
+    """
+
+    training: dict[str, float]
+    capture: dict[str, float]
+    store_bytes: dict[str, float]
+
+    @staticmethod
+    def of(points: Sequence[Point]) -> "_Shared":
+        shared = _Shared({}, {}, {})
+        for point in points:
+            facts, config = point.facts, point.config
+            if facts["teacher_id"]:
+                shared.training[facts["teacher_id"]] = facts["flops_teacher_training_exact"] or 0.0
+            if facts["store_bytes"]:
+                key = digest([facts["teacher_id"], config["data"], config["store"]])
+                forward = facts["flops_teacher_inference_exact"] or 0.0
+                shared.capture[key] = max(shared.capture.get(key, 0.0), forward)
+                size = max(shared.store_bytes.get(key, 0.0), facts["store_bytes"])
+                shared.store_bytes[key] = size
+        return shared
+
+
+def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
     facts = [p.facts for p in plan.points]
-    teachers = {f["teacher_id"]: f for f in facts if f["teacher_id"]}
-    stored = {f["teacher_id"]: 0 for f in facts if f["store_bytes"]}
-    for f in facts:
-        if f["store_bytes"]:
-            stored[f["teacher_id"]] = max(stored[f["teacher_id"]], f["store_bytes"])
+    shared = _Shared.of(plan.points)
     yield f"{len(plan.points)} runs, {len(plan.points) - num_todo} done (*), {num_todo} to do"
     yield (
         f"tokens: {_count(sum(f['num_tokens'] for f in facts))} over all runs; student FLOPs "
         f"{_power(sum(f['flops_train_exact'] or 0 for f in facts))} (matrix products, 3x forward), "
         f"{_power(sum(f['flops_train_6nd'] or 0 for f in facts))} as 6ND without embeddings"
     )
-    training = sum(f["flops_teacher_training_exact"] or 0 for f in teachers.values())
+    made = {name for name in shared.training if env.paths.result(name).exists()}
     yield (
-        f"teachers: {len(teachers)}; training {_power(training)} FLOPs; the `teacher` column is "
-        "the forward passes that one run reads (a store is read by all runs and made once)"
+        f"shared, made once: {len(shared.training)} teachers ({len(made)} made; training "
+        f"{_power(sum(shared.training.values()))} FLOPs) and {len(shared.capture)} stores "
+        f"(capture {_power(sum(shared.capture.values()))} FLOPs); the `teacher` column is the "
+        "forward passes that one run reads"
     )
     yield (
-        f"disk: logits stores about {sum(stored.values()) / 2**30:.2f} GiB; checkpoints of runs "
-        f"under way {_checkpoint_bytes(facts) / 2**30:.2f} GiB each at most"
+        f"disk: logits stores about {sum(shared.store_bytes.values()) / 2**30:.2f} GiB; "
+        f"checkpoints of runs under way {_checkpoint_bytes(facts) / 2**30:.2f} GiB each at most"
     )
+    hours = hours_of(plan, env)
     if hours is not None:
-        yield f"slot hours: {sum(hours.values()):.4g} for what is to do, at env.tflops"
+        left = sum(v for k, v in shared.training.items() if k not in made)
+        before = _hours(left + sum(shared.capture.values()), env)
+        yield (
+            f"slot hours at env.tflops={env.tflops:g}: {sum(hours.values()):.4g} for the runs that "
+            f"are to do; before them at most {before:.4g} for teachers and stores"
+        )
     for reason, count in plan.forbidden.items():
         yield f"forbidden: {count} combinations ({reason})"
     if plan.search is not None:
@@ -113,5 +148,10 @@ def hours_of(plan: Plan, env: Env) -> dict[str, float] | None:
         facts = point.facts
         live = 0.0 if facts["store_bytes"] else facts["flops_teacher_inference_exact"] or 0.0
         flops = (facts["flops_train_exact"] or 0.0) + live
-        hours[point.run_id] = flops / (env.tflops * 1e12) / 3600
+        hours[point.run_id] = _hours(flops, env)
     return hours
+
+
+def _hours(flops: float, env: Env) -> float:
+    assert env.tflops is not None
+    return flops / (env.tflops * 1e12) / 3600
