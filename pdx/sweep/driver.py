@@ -17,7 +17,8 @@ from pdx.sweep.budget import Budget
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
-from pdx.sweep.launchers import check_launcher, launch
+from pdx.sweep.launch import launch
+from pdx.sweep.launchers import check_launcher
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, load_plan, pending
