@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from command_line import Shell, finished, states, steps, wait_for
+from command_line import Shell, assert_all_over, finished, states, wait_for
 from conftest import TINY
 
 __all__ = ["finished"]
@@ -22,19 +22,6 @@ def of(shell: Shell, **params: Any) -> str:
     """The run id of the only sweep's point with these params."""
     (point,) = (p for p in shell.plan()["points"] if params.items() <= p["params"].items())
     return point["run_id"]
-
-
-def assert_all_over(shell: Shell, num_points: int) -> None:
-    """Every point complete exactly once, one MLflow run each, nothing left that seems to run."""
-    ended = states(shell.trials())
-    assert len(ended) == num_points
-    for run_id, passed in ended.items():
-        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
-        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
-        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
-    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}
-    logged = [r.data.tags["pdx.run_id"] for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")]
-    assert sorted(logged) == sorted(ended), "retries and resumption go on with the same MLflow run"
 
 
 # ---- all goes well -------------------------------------------------------------------------------

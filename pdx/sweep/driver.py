@@ -17,7 +17,7 @@ from pdx.sweep.budget import Budget
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
-from pdx.sweep.launch import launch
+from pdx.sweep.launch import launch, logs_of
 from pdx.sweep.launchers import check_launcher
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
@@ -125,7 +125,8 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             counts = queue.counts()
             log.finish(counts)
             write_json(directory / "outcomes.json", outcomes_of(queue))
-        return _conclude(plan, env, queue, log, counts, budget)
+        logs = logs_of(sweeper.config, directory, env.outputs)
+        return _conclude(plan, env, queue, log, counts, budget, logs)
 
 
 def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> None:
@@ -205,14 +206,22 @@ def outcomes_of(queue: Queue) -> dict[str, dict[str, str]]:
 
 
 def _conclude(
-    plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int], budget: Budget
+    plan: Plan,
+    env: Env,
+    queue: Queue,
+    log: Any,
+    counts: dict[str, int],
+    budget: Budget,
+    logs: str,
 ) -> dict[str, int]:
     if counts["complete"] + counts["diverged"]:
         html, files = report(plan, env)
         log.attach(files)
         print(f"report: {html}")
     if link := log.compare_link():
-        print(f"compare in MLflow: run `pdx ui`, then open\nhttp://127.0.0.1:5000{link}")
+        served = f"compare in MLflow: open\n{env.mlflow_server}"
+        unserved = "compare in MLflow: run `pdx ui`, then open\nhttp://127.0.0.1:5000"
+        print((served if env.mlflow_server else unserved) + link)
     print(f"look at the study: {queue.dashboard_command()}")
     not_run = counts["to_do"] + counts["running"]
     if not_run and not counts["failed"] and budget.is_spent(queue):
@@ -224,8 +233,8 @@ def _conclude(
         reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures().items())
         raise SweepError(
             f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
-            f"{counts['complete']} of {plan.num_runs} are complete; logs are in "
-            f"{plan.directory(env) / 'workers'}; the same command runs what is left.\n{reasons}"
+            f"{counts['complete']} of {plan.num_runs} are complete; {logs}; the same command runs "
+            f"what is left.\n{reasons}"
         )
     return counts
 

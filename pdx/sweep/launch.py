@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -14,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pdx.errors import SweepError
-from pdx.sweep.launchers import is_ray, is_slurm, is_submitit
+from pdx.sweep.launchers import is_pdx, is_ray, is_slurm, is_submitit
 from pdx.sweep.placed import Placed
 
 # What a launcher's own defaults get wrong for workers (they are meant for one short job each).
@@ -49,7 +50,7 @@ def launch(
     Others' launchers raise the first failure and leave the rest running, and wait for jobs that a
     cluster never starts. So the sweep's state decides: once ``is_over()``, nothing is waited for.
     """
-    own = str(sweeper.config.hydra.launcher._target_).startswith("hydra_plugins.pdx_sweeper.")
+    own = is_pdx(sweeper.config)
     config = sweeper.config if own else settled(sweeper.config, name, outputs)
     placed = task if own else Placed(task, os.getcwd(), os.environ.get("PYTHONPATH", ""))
     launcher = Plugins.instance().instantiate_launcher(
@@ -81,6 +82,18 @@ def settled(config: DictConfig, name: str, outputs: str) -> DictConfig:
             if f"hydra.launcher.{key}" not in given:
                 OmegaConf.update(changed.hydra.launcher, key, value)
     return changed
+
+
+def logs_of(config: DictConfig, directory: Path, outputs: str) -> str:
+    """Where a launcher's jobs wrote what they said, for whoever asks why a run failed."""
+    if is_pdx(config):
+        return f"logs are in {directory / 'workers'}"
+    if is_submitit(config):
+        folder = str(settled(config, "", outputs).hydra.launcher.submitit_folder)
+        return f"logs are in {folder.partition('%')[0].rstrip('/')}, a folder a job"
+    if is_ray(config):
+        return "Ray keeps its workers' logs, in session_latest/logs of each node's temporary folder"
+    return "its jobs wrote to this terminal"
 
 
 def _failures(launcher: Any, jobs: Sequence[Sequence[str]]) -> list[Exception]:

@@ -73,6 +73,11 @@ def check_tracking(env: Env, config: DictConfig) -> None:
     )
 
 
+def is_pdx(config: DictConfig) -> bool:
+    """Whether jobs are processes of the driver's own, on this machine."""
+    return _target(config).startswith("hydra_plugins.pdx_sweeper.")
+
+
 def is_submitit(config: DictConfig) -> bool:
     """Whether submitit starts the jobs, in Slurm or here; a config of one's own counts, too."""
     return _target(config).startswith("hydra_plugins.hydra_submitit_launcher.")

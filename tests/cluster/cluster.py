@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import SECONDS, Shell, states, steps, wait_for
-from optuna.trial import FrozenTrial
+from command_line import SECONDS, Shell, steps, wait_for
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -98,16 +97,3 @@ def held(shell: Shell) -> list[Path]:
     """Run folders in which a run has begun and is not over: what a kill can hit."""
     over = shell.results()
     return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
-
-
-def assert_all_over(shell: Shell, num_points: int, trials: list[FrozenTrial] | None = None) -> None:
-    """Every point complete exactly once, each of its steps once, and MLflow says the same."""
-    ended = states(shell.trials() if trials is None else trials)
-    assert len(ended) == num_points
-    for run_id, passed in ended.items():
-        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
-        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
-        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
-    runs = shell.mlflow_runs("tags.`pdx.kind` = 'run'")
-    assert sorted(r.data.tags["pdx.run_id"] for r in runs) == sorted(ended)
-    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from cluster import assert_all_over, free_port, held, script, server
-from command_line import Shell, states, wait_for
+from cluster import free_port, held, script, server
+from command_line import Shell, assert_all_over, states, wait_for
 from optuna.trial import FrozenTrial
 
 pytestmark = pytest.mark.cluster

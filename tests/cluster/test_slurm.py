@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import assert_all_over, held, mlflow_server, script, server
-from command_line import Shell, states, wait_for
+from cluster import held, mlflow_server, script, server
+from command_line import Shell, assert_all_over, states, wait_for
 
 pytestmark = pytest.mark.cluster
 
