@@ -70,7 +70,7 @@ def open_storage(url: str | None, directory: Path) -> Any:
         return JournalStorage(backend)
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    shown = re.sub(r"//[^@/]*@", "//...@", url)  # no password in a log
+    shown = re.sub(r"//([^:/@]*):.*@", r"//\1:...@", url)  # no password in a log
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except (ImportError, ModuleNotFoundError, NoSuchModuleError) as err:
@@ -78,9 +78,9 @@ def open_storage(url: str | None, directory: Path) -> Any:
             f"env.storage={shown}: its driver is not installed ({err}); run pip install "
             "'pdx[postgres]', or use env.storage=null (a file in the sweep's directory)."
         ) from err
-    except ArgumentError as err:
+    except (ArgumentError, ValueError) as err:  # the latter of a port that is no number
         raise SweepError(
-            f"env.storage={url}: is no database URL; write "
+            f"env.storage={shown}: is no database URL; write "
             "postgresql+psycopg://USER:PASSWORD@HOST/NAME, or null."
         ) from err
     except SQLAlchemyError as err:

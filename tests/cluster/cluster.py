@@ -93,7 +93,35 @@ def mlflow_server(shell: Shell, refusal: str) -> Iterator[str]:
         process.wait(SECONDS)
 
 
+def sweep(shell: Shell, name: str, seeds: list[int]) -> list[str]:
+    """Write a sweep of two weights over seeds, whose runs can be held; the command that runs it."""
+    shell.write_own_package()
+    shell.write_sweep(
+        name,
+        base=["loss=odd", "env.packages=[mine]", "env.checkpoint_seconds=0.2"],
+        axes={"loss.weight": [0.5, 1.0], "train.seed": seeds},
+    )
+    return ["train", "-m", f"sweep={name}", "--config-dir", "conf", "env.device=cpu"]
+
+
+@contextmanager
+def held_in_midst(shell: Shell, command: list[str], num_runs: int) -> Iterator[subprocess.Popen]:
+    """The driver of a sweep that is held with so many runs begun, each with a checkpoint."""
+    (shell.root / "hold").touch()
+    with shell.started(*command) as driver:
+        wait_for("runs under way", lambda: len(held(shell)) == num_runs, driver)
+        yield driver
+
+
+def let_go(shell: Shell, driver: subprocess.Popen) -> None:
+    """Let the runs of a sweep go on, to its end."""
+    (shell.root / "hold").unlink()
+    assert driver.wait(SECONDS) == 0, shell.terminal()[-6000:]
+
+
 def held(shell: Shell) -> list[Path]:
     """Run folders in which a run has begun and is not over: what a kill can hit."""
+    if not list(shell.out.glob("sweeps/*/plan.json")):
+        return []
     over = shell.results()
     return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
