@@ -62,14 +62,16 @@ class Odd(ForwardKL):
 '''
 
 
-def wait_for(what: str, condition: Callable[[], Any], process: Any = None) -> Any:
+def wait_for(
+    what: str, condition: Callable[[], Any], process: Any = None, every: float = 0.02
+) -> Any:
     """Poll until ``condition`` holds, and return what it gave; ``process`` must live until then."""
     deadline = time.monotonic() + SECONDS
     while not (found := condition()):
         ended = process is not None and process.poll() is not None
         assert not ended, f"ended with {process.returncode} while waiting for: {what}"
         assert time.monotonic() < deadline, f"waited {SECONDS:.0f} s in vain for: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 

@@ -17,8 +17,8 @@ from pdx.sweep.budget import Budget
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
-from pdx.sweep.launch import launch, logs_of
-from pdx.sweep.launchers import check_launcher
+from pdx.sweep.launch import launch, leave_ray, logs_of
+from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, load_plan, pending
@@ -27,6 +27,8 @@ from pdx.sweep.progress import watch
 from pdx.sweep.search import Method
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
+
+ENDING_SECONDS = 20.0  # for Ray's tasks to save their runs and to give them back
 
 
 def drive(sweeper: Any, arguments: list[str]) -> Any:
@@ -154,6 +156,14 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> N
                 print(f"warning: {failure}", file=sys.stderr)
             if queue.num_told() == told and queue.num_waiting() == waiting:
                 return  # no worker could take what waits
+    except BaseException:  # Ctrl-C, SIGTERM
+        if is_ray(sweeper.config):
+            leave_ray()
+            deadline = time.monotonic() + ENDING_SECONDS
+            while queue.counts()["running"] and time.monotonic() < deadline:
+                time.sleep(0.5)
+                queue.reap(env.max_retries)
+        raise
     finally:
         stop.set()
         if watcher.is_alive():

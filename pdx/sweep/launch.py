@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,15 @@ def settled(config: DictConfig, name: str, outputs: str) -> DictConfig:
             if f"hydra.launcher.{key}" not in given:
                 OmegaConf.update(changed.hydra.launcher, key, value)
     return changed
+
+
+def leave_ray() -> None:
+    """End what this driver started in Ray, which ends the tasks of a driver that leaves.
+
+    Hydra's launcher keeps no hold on them: interrupted, it leaves them running.
+    """
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
 
 
 def logs_of(config: DictConfig, directory: Path, outputs: str) -> str:
