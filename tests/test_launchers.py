@@ -17,7 +17,8 @@ from pdx.errors import ConfigError
 from pdx.hydra_app import message_of
 from pdx.paths import conf_dir
 from pdx.sweep import launchers
-from pdx.sweep.launch import settled
+from pdx.sweep.describe import where_to_compare
+from pdx.sweep.launch import logs_of, settled
 from pdx.sweep.placed import Placed, take_slot, threads_here
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
@@ -152,6 +153,43 @@ def test_ray_joins_a_cluster_without_a_memory_of_its_own():
 def test_other_launchers_are_left_alone():
     given = config("joblib", "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher")
     assert settled(given, "sweep-1", "out") == given
+
+
+@pytest.mark.parametrize(
+    ("given", "logs"),
+    [
+        (config("pdx_local", OURS), "logs are in out/sweeps/s/workers"),
+        (config("submitit_slurm", SLURM), "logs are in /shared/out/submitit, a folder a job"),
+        (
+            config("mine", SLURM, "hydra.launcher.submitit_folder=x", submitit_folder="/logs/%j"),
+            "logs are in /logs, a folder a job",
+        ),
+        (config("ray", RAY), "session_latest/logs"),
+        (config("basic", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"), "terminal"),
+    ],
+    ids=["pdx_local", "slurm", "slurm elsewhere", "ray", "basic"],
+)
+def test_what_failed_is_looked_up_where_its_launcher_wrote(given: DictConfig, logs: str):
+    assert logs in logs_of(given, Path("out/sweeps/s"), "/shared/out")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://tracker:5001", "open\nhttp://tracker:5001/#/x"),
+        ("https://tracker/mlflow/", "open\nhttps://tracker/mlflow/#/x"),
+        (None, "run `pdx ui`, then open\nhttp://127.0.0.1:5000/#/x"),
+        ("sqlite:////own.db", "run `pdx ui` with the same env.tracking_uri, then open\nhttp://127"),
+    ],
+)
+def test_a_link_to_mlflow_is_one_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, said: str
+):
+    monkeypatch.setenv("PDX_OUTPUTS", str(tmp_path))
+    assert said in where_to_compare(env(tmp_path, tracking_uri=uri), "/#/x")
+    monkeypatch.delenv("PDX_OUTPUTS")
+    elsewhere = where_to_compare(env(tmp_path, tracking_uri=uri), "/#/x")
+    assert ("env.outputs" in elsewhere) == ("pdx ui" in said), "the store is in the outputs"
 
 
 # ---- in a job ------------------------------------------------------------------------------------

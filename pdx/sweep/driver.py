@@ -15,7 +15,7 @@ from pdx.errors import SweepError
 from pdx.files import locked, write_json
 from pdx.sweep.budget import Budget
 from pdx.sweep.definition import Definition, define
-from pdx.sweep.describe import describe, hours_of, status_of
+from pdx.sweep.describe import describe, hours_of, status_of, where_to_compare
 from pdx.sweep.interrupt import terminate_as_interrupt
 from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
@@ -229,9 +229,7 @@ def _conclude(
         log.attach(files)
         print(f"report: {html}")
     if link := log.compare_link():
-        served = f"compare in MLflow: open\n{env.mlflow_server}"
-        unserved = "compare in MLflow: run `pdx ui`, then open\nhttp://127.0.0.1:5000"
-        print((served if env.mlflow_server else unserved) + link)
+        print(where_to_compare(env, link))
     print(f"look at the study: {queue.dashboard_command()}")
     not_run = counts["to_do"] + counts["running"]
     if not_run and not counts["failed"] and budget.is_spent(queue):
