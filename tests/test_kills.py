@@ -49,8 +49,16 @@ class Hunt:
             yield driver
 
     def let_it_run(self, driver: Any) -> None:
-        """For a moment after there is a run again."""
+        """For a moment after there is a run again, or after one has come to train again."""
+        since = time.time()
+
+        def trains() -> bool:
+            logs = self.shell.out.glob("runs/*/metrics.jsonl")
+            return any(log.stat().st_mtime > since for log in logs)
+
         wait_for("a run", lambda: self.victims(driver)["run"], driver, every=0.2)
+        if self.random.random() < 0.5:
+            wait_for("a step", trains, driver)
         time.sleep(self.random.uniform(0, MOMENT))
 
     def victims(self, driver: Any) -> dict[str, list[psutil.Process]]:
