@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from command_line import SECONDS, Shell, steps, wait_for
 
+from pdx.files import free_lock
+
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 MISSING = 3  # exit status of a script whose server is not installed
@@ -120,8 +122,8 @@ def let_go(shell: Shell, driver: subprocess.Popen) -> None:
 
 
 def held(shell: Shell) -> list[Path]:
-    """Run folders in which a run has begun and is not over: what a kill can hit."""
+    """Folders of runs that have logged steps and whose process lives: what a kill can hit."""
     if not list(shell.out.glob("sweeps/*/plan.json")):
         return []
-    over = shell.results()
-    return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
+    begun = [p for p in shell.run_dirs().values() if len(steps(p)) >= 3]
+    return [p for p in begun if not free_lock(p / ".lock")]

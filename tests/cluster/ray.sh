@@ -36,10 +36,14 @@ start() {
     node=$1
     shift
     [ -n "$(of_node "$node")" ] && return
-    PDX_RAY_NODE="$dir/$node" ray start "$@" --disable-usage-stats >"$dir/$node.log" 2>&1 || {
-        echo "ray.sh: $node did not start; see $dir/$node.log" >&2
-        exit 1
-    }
+    for _ in 1 2 3; do  # Ray gives a node 30 s to start, which a busy host may not
+        PDX_RAY_NODE="$dir/$node" ray start "$@" --disable-usage-stats >"$dir/$node.log" 2>&1 &&
+            return
+        lose "$node"
+    done
+    echo "ray.sh: $node did not start; $dir/$node.log ends:" >&2
+    tail -n 20 "$dir/$node.log" >&2
+    exit 1
 }
 
 case $verb in
