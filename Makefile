@@ -28,7 +28,7 @@ test-install: $(STAMP)  ## wheel, editable install, Hydra's pre-release
 
 test-cluster: $(STAMP)  ## real Slurm, Ray and PostgreSQL on this host; skips what is not installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm,ray,postgres,dashboard]'
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: $(STAMP)  ## linters and types
 	$(BIN)/ruff check .

@@ -182,6 +182,9 @@ def _ui(arguments: list[str]) -> None:
     env = _env(ours)
     from pdx.tracking import experiment_link
 
+    if env.mlflow_server is not None:
+        print(f"MLflow is served already: {env.mlflow_server}{experiment_link(env)}")
+        return
     link = f"http://127.0.0.1:{port}{experiment_link(env)}"
     environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     print(f"MLflow on {env.mlflow_uri}: {link}", file=sys.stderr, flush=True)

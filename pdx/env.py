@@ -133,6 +133,12 @@ class Env:
         """Where MLflow's records go."""
         return self.tracking_uri or self.paths.mlflow_uri
 
+    @property
+    def mlflow_server(self) -> str | None:
+        """The address of MLflow's pages; None where `pdx ui` has to serve a store first."""
+        is_server = self.mlflow_uri.startswith(("http://", "https://"))
+        return self.mlflow_uri.rstrip("/") if is_server else None
+
 
 @lru_cache(maxsize=64)
 def _check_writable(outputs: str) -> None:

@@ -48,6 +48,8 @@ class Odd(ForwardKL):
         with open("slots.log", "a") as file:
             file.write(f"{os.getppid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
         NUM_CALLS.append(1)
+        if Path("slow").exists():
+            time.sleep(0.15)
         if Path("hold").exists():
             time.sleep(0.25)  # long enough for a checkpoint
         while Path("hold").exists() and len(NUM_CALLS) > 4:
@@ -60,14 +62,16 @@ class Odd(ForwardKL):
 '''
 
 
-def wait_for(what: str, condition: Callable[[], Any], process: Any = None) -> Any:
+def wait_for(
+    what: str, condition: Callable[[], Any], process: Any = None, every: float = 0.02
+) -> Any:
     """Poll until ``condition`` holds, and return what it gave; ``process`` must live until then."""
     deadline = time.monotonic() + SECONDS
     while not (found := condition()):
         ended = process is not None and process.poll() is not None
         assert not ended, f"ended with {process.returncode} while waiting for: {what}"
         assert time.monotonic() < deadline, f"waited {SECONDS:.0f} s in vain for: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 
@@ -205,6 +209,19 @@ def steps(run_dir: Path) -> list[int]:
     file = run_dir / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+
+def assert_all_over(shell: Shell, num_points: int, trials: list[FrozenTrial] | None = None) -> None:
+    """Every point complete exactly once, one MLflow run each, nothing left that seems to run."""
+    ended = states(shell.trials() if trials is None else trials)
+    assert len(ended) == num_points
+    for run_id, passed in ended.items():
+        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
+        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
+        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
+    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}
+    logged = [r.data.tags["pdx.run_id"] for r in shell.mlflow_runs("tags.`pdx.kind` = 'run'")]
+    assert sorted(logged) == sorted(ended), "retries and resumption go on with the same MLflow run"
 
 
 @pytest.fixture

@@ -281,6 +281,14 @@ def test_an_unreachable_tracking_server_is_refused_before_any_work(
     assert not list(tmp_path.glob("out/runs/*")) and not list(tmp_path.glob("out/data/*"))
 
 
+def test_a_tracking_server_is_not_served_again(pdx: Pdx, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pdx.tracking.experiment_link", lambda env: "/#/experiments/7")
+    monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("a second server"))
+    status, said, _ = pdx("ui", "env.tracking_uri=http://tracker:5001/")
+    assert status == 0
+    assert said == "MLflow is served already: http://tracker:5001/#/experiments/7\n"
+
+
 # ---- what verbs do -------------------------------------------------------------------------------
 
 

@@ -17,6 +17,9 @@ from pdx.errors import ConfigError
 from pdx.hydra_app import message_of
 from pdx.paths import conf_dir
 from pdx.sweep import launchers
+from pdx.sweep.describe import where_to_compare
+from pdx.sweep.launch import logs_of, settled
+from pdx.sweep.placed import Placed, take_slot, threads_here
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
@@ -133,23 +136,60 @@ def test_a_sqlite_file_is_not_shared_between_machines(
 def test_defaults_for_short_jobs_are_replaced_where_nobody_named_them():
     theirs = {"timeout_min": 60, "name": "app", "cpus_per_task": None, "submitit_folder": "./x"}
     given = config("submitit_slurm", SLURM, "hydra.launcher.timeout_min=30", **theirs)
-    settled = launchers.settled(given, "sweep-1", "/shared/out").hydra.launcher
-    assert settled.timeout_min == theirs["timeout_min"], "named on the command line: left alone"
-    assert (settled.name, settled.cpus_per_task) == ("sweep-1", 1)
-    assert settled.submitit_folder == "/shared/out/submitit/%j"
-    assert settled.max_num_timeout > 100 and "SRUN_CPUS_PER_TASK" in settled.setup[0]
+    changed = settled(given, "sweep-1", "/shared/out").hydra.launcher
+    assert changed.timeout_min == theirs["timeout_min"], "named on the command line: left alone"
+    assert (changed.name, changed.cpus_per_task) == ("sweep-1", 1)
+    assert changed.submitit_folder == "/shared/out/submitit/%j"
+    assert changed.max_num_timeout > 100 and "SRUN_CPUS_PER_TASK" in changed.setup[0]
     assert given.hydra.launcher.name == "app", "the user's config stays as it is"
 
 
 def test_ray_joins_a_cluster_without_a_memory_of_its_own():
     given = config("ray", RAY, ray={"init": {"address": "auto"}, "remote": {}})
-    init = launchers.settled(given, "sweep-1", "out").hydra.launcher.ray.init
+    init = settled(given, "sweep-1", "out").hydra.launcher.ray.init
     assert init == {"address": "auto", "object_store_memory": None, "log_to_driver": False}
 
 
 def test_other_launchers_are_left_alone():
     given = config("joblib", "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher")
-    assert launchers.settled(given, "sweep-1", "out") == given
+    assert settled(given, "sweep-1", "out") == given
+
+
+@pytest.mark.parametrize(
+    ("given", "logs"),
+    [
+        (config("pdx_local", OURS), "logs are in out/sweeps/s/workers"),
+        (config("submitit_slurm", SLURM), "logs are in /shared/out/submitit, a folder a job"),
+        (
+            config("mine", SLURM, "hydra.launcher.submitit_folder=x", submitit_folder="/logs/%j"),
+            "logs are in /logs, a folder a job",
+        ),
+        (config("ray", RAY), "session_latest/logs"),
+        (config("basic", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"), "terminal"),
+    ],
+    ids=["pdx_local", "slurm", "slurm elsewhere", "ray", "basic"],
+)
+def test_what_failed_is_looked_up_where_its_launcher_wrote(given: DictConfig, logs: str):
+    assert logs in logs_of(given, Path("out/sweeps/s"), "/shared/out")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://tracker:5001", "open\nhttp://tracker:5001/#/x"),
+        ("https://tracker/mlflow/", "open\nhttps://tracker/mlflow/#/x"),
+        (None, "run `pdx ui`, then open\nhttp://127.0.0.1:5000/#/x"),
+        ("sqlite:////own.db", "run `pdx ui` with the same env.tracking_uri, then open\nhttp://127"),
+    ],
+)
+def test_a_link_to_mlflow_is_one_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, said: str
+):
+    monkeypatch.setenv("PDX_OUTPUTS", str(tmp_path))
+    assert said in where_to_compare(env(tmp_path, tracking_uri=uri), "/#/x")
+    monkeypatch.delenv("PDX_OUTPUTS")
+    elsewhere = where_to_compare(env(tmp_path, tracking_uri=uri), "/#/x")
+    assert ("env.outputs" in elsewhere) == ("pdx ui" in said), "the store is in the outputs"
 
 
 # ---- in a job ------------------------------------------------------------------------------------
@@ -158,7 +198,7 @@ def test_other_launchers_are_left_alone():
 def test_what_slurm_or_ray_has_set_stands(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    launchers.take_slot("0")
+    take_slot("0")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     monkeypatch.delenv("SUBMITIT_EXECUTOR")
     context = types.SimpleNamespace(
@@ -166,27 +206,27 @@ def test_what_slurm_or_ray_has_set_stands(monkeypatch: pytest.MonkeyPatch):
     )
     ray = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
     monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
-    launchers.take_slot("0")
+    take_slot("0")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-    assert launchers.threads_here(1) == 3
+    assert threads_here(1) == 3
 
 
 def test_what_submitit_sets_without_a_scheduler_does_not(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    launchers.take_slot("1")
+    take_slot("1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    launchers.take_slot(None)
+    take_slot(None)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_threads_are_those_of_the_task_and_not_of_the_node(monkeypatch: pytest.MonkeyPatch):
     cores = len(os.sched_getaffinity(0))
-    assert launchers.threads_here(1) == cores and launchers.threads_here(2 * cores) == 1
+    assert threads_here(1) == cores and threads_here(2 * cores) == 1
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    assert launchers.threads_here(1) == 1, "Slurm gives one core unless asked for more"
+    assert threads_here(1) == 1, "Slurm gives one core unless asked for more"
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
-    assert launchers.threads_here(64) == 6
+    assert threads_here(64) == 6
 
 
 def test_a_job_is_where_its_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -201,5 +241,5 @@ def test_a_job_is_where_its_command_was_given(tmp_path: Path, monkeypatch: pytes
 
         return cfg, os.getcwd(), os.environ["PYTHONPATH"], pdx_users_own.HERE
 
-    placed = launchers.Placed(task, str(tmp_path), str(tmp_path))
+    placed = Placed(task, str(tmp_path), str(tmp_path))
     assert placed("cfg") == ("cfg", str(tmp_path), str(tmp_path), True)

@@ -1,6 +1,7 @@
 """The queue of a sweep and the workers that empty it: each point once, whoever dies."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -236,7 +237,9 @@ def test_two_sweeps_share_one_database(tmp_path: Path):
     ("url", "message"),
     [
         ("nosuch://x/y", r"env\.storage=nosuch://x/y: its driver is not installed .*pip install"),
-        ("postgresql://me:secret@127.0.0.1:1/x", r"env\.storage=postgresql://\.\.\.@127.*"),
+        ("postgresql://me:secret@127.0.0.1:1/x", r"env\.storage=postgresql://me:\.\.\.@127.*"),
+        ("postgresql://me:a/secret@127.0.0.1:1/x", r"env\.storage=postgresql://me:\.\.\.@127.*"),
+        ("postgresql://me:secret@127.0.0.1:one/x", r"env\.storage=postgresql://me:.* no database"),
         ("sqlite:////proc/nope/x.db", r"env\.storage=sqlite:.*does not answer .*start the server"),
     ],
 )
@@ -263,6 +266,36 @@ def test_a_worker_of_this_host_is_gone_the_moment_it_dies(tmp_path: Path):
         assert is_alive(tmp_path, name)
         process.kill()
     assert not is_alive(tmp_path, name)
+
+
+def test_after_a_reboot_nobody_is_taken_for_a_worker_of_the_boot_before(
+    queue_of: Callable[..., Queue],
+):
+    """Its files are there, its last beat is fresh, and its process id is that of somebody else."""
+    queue = queue_of(1)
+    before = f"{socket.gethostname()}:{os.getpid()}:abc123"
+    assert queue.take(before)
+    (queue.directory / "workers").mkdir()
+    for ending in ("lock", "beat"):
+        (queue.directory / "workers" / f"{before}.{ending}").touch()
+    assert not is_alive(queue.directory, before)
+    assert queue.reap(1) == ["run0"]
+    assert run_states(queue) == {"run0": ["FAIL", "WAITING"]}
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":5,"worker', b"\0" * 5000, b'{"op_code":5}'])
+def test_a_line_that_its_writer_did_not_finish_ends_no_sweep(
+    queue_of: Callable[..., Queue], torn: bytes
+):
+    """Killed in the midst of it, or the power gone: the others, and those who come, go on."""
+    queue = queue_of(2)
+    with (queue.directory / "journal.log").open("ab") as journal:
+        journal.write(torn)
+    first = queue.take("me")
+    assert first and first.user_attrs["run_id"] == "run0"
+    later = Queue(queue.directory, queue.plan)
+    assert run_states(later) == {"run0": ["RUNNING"], "run1": ["WAITING"]}
+    assert torn not in (queue.directory / "journal.log").read_bytes()
 
 
 def test_a_worker_of_another_host_is_gone_when_its_heart_stops(

@@ -1,5 +1,6 @@
 """A plan in words: what a user reads before paying for it, and how far it has got."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,17 @@ def status_of(plan: Plan, env: Env) -> str:
         lines.append(f"  {run.worker}: {run.share:.0%} of [{run.label}]{loss}")
     lines += [f"  failed {run_id}: {why}" for run_id, why in queue.failures().items()]
     return "\n".join(lines)
+
+
+def where_to_compare(env: Env, link: str) -> str:
+    """How to see a path of MLflow's pages: on the tracking server, or once `pdx ui` serves it."""
+    if env.mlflow_server is not None:
+        return f"compare in MLflow: open\n{env.mlflow_server}{link}"
+    given = {"env.outputs": env.outputs != os.environ.get("PDX_OUTPUTS", "outputs")}
+    given["env.tracking_uri"] = env.tracking_uri is not None
+    named = " and ".join(key for key, is_given in given.items() if is_given)
+    same = f" with the same {named}" if named else ""
+    return f"compare in MLflow: run `pdx ui`{same}, then open\nhttp://127.0.0.1:5000{link}"
 
 
 def hours_of(plan: Plan, env: Env) -> dict[str, float] | None:

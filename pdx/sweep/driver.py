@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,10 +14,12 @@ from pdx.errors import SweepError
 from pdx.files import locked, write_json
 from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.budget import Budget
+from pdx.sweep.conclude import conclude, outcomes_of, report
 from pdx.sweep.definition import SEED_AXIS, Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.interrupt import terminate_as_interrupt
-from pdx.sweep.launchers import check_launcher, launch
+from pdx.sweep.launch import launch, leave_ray, logs_of
+from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, load_plan, pending
@@ -28,6 +29,8 @@ from pdx.sweep.search import Method
 from pdx.sweep.settings import Interval
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
+
+ENDING_SECONDS = 20.0  # for Ray's tasks to save their runs and to give them back
 
 
 def drive(sweeper: Any, arguments: list[str]) -> Any:
@@ -129,7 +132,8 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             counts = queue.counts()
             log.finish(counts)
             write_json(directory / "outcomes.json", outcomes_of(queue))
-        return _conclude(plan, env, queue, log, counts, budget)
+        logs = logs_of(sweeper.config, directory, env.outputs)
+        return conclude(plan, env, queue, log, counts, budget, logs)
 
 
 def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> None:
@@ -157,6 +161,14 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> N
                 print(f"warning: {failure}", file=sys.stderr)
             if queue.num_told() == told and queue.num_waiting() == waiting:
                 return  # no worker could take what waits
+    except BaseException:  # Ctrl-C, SIGTERM
+        if is_ray(sweeper.config):
+            leave_ray()
+            deadline = time.monotonic() + ENDING_SECONDS
+            while queue.counts()["running"] and time.monotonic() < deadline:
+                time.sleep(0.5)
+                queue.reap(env.max_retries)
+        raise
     finally:
         stop.set()
         if watcher.is_alive():
@@ -197,46 +209,3 @@ def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
             print(f"warning: {failure}", file=sys.stderr)
     print(f"{plan.sweep_id}: nothing waits any more; the driver reports")
     return num_workers
-
-
-def outcomes_of(queue: Queue) -> dict[str, dict[str, str]]:
-    """How each run of the sweep ended, for the report: a pruned run has no result of its own."""
-    found = {}
-    for run_id, trial in queue.latest().items():
-        state = trial.user_attrs.get("status", trial.state.name.lower())
-        found[run_id] = {"state": state, "reason": trial.user_attrs.get("reason", "")}
-    return found
-
-
-def _conclude(
-    plan: Plan, env: Env, queue: Queue, log: Any, counts: dict[str, int], budget: Budget
-) -> dict[str, int]:
-    if counts["complete"] + counts["diverged"]:
-        html, files = report(plan, env)
-        log.attach(files)
-        print(f"report: {html}")
-    if link := log.compare_link():
-        print(f"compare in MLflow: run `pdx ui`, then open\nhttp://127.0.0.1:5000{link}")
-    print(f"look at the study: {queue.dashboard_command()}")
-    not_run = counts["to_do"] + counts["running"]
-    if not_run and not counts["failed"] and budget.is_spent(queue):
-        print(
-            f"{plan.sweep_id}: the budget is spent with {not_run} runs to do; the same command "
-            "with a larger hydra.sweeper.budget goes on."
-        )
-    elif counts["failed"] + not_run:
-        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures().items())
-        raise SweepError(
-            f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
-            f"{counts['complete']} of {plan.num_runs} are complete; logs are in "
-            f"{plan.directory(env) / 'workers'}; the same command runs what is left.\n{reasons}"
-        )
-    return counts
-
-
-def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
-    """Tables, figures and report.html from the run folders."""
-    from pdx.analysis.report import write_report  # pyright: ignore[reportMissingImports]
-
-    files = write_report(plan.directory(env), env.paths.runs)
-    return files.html, [files.html, *files.figures, files.table]

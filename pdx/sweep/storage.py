@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages import JournalStorage
@@ -26,21 +26,35 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class KernelLock(BaseJournalFileLock):
     """A lock of the kernel's on the journal: free at once when its holder is killed.
 
-    Optuna's own are files, which a killed process leaves behind for half a minute.
+    Optuna's own are files, which a killed process leaves behind for half a minute. Whoever gets it
+    cuts off a line that was never finished: Optuna would append to that, and never read on.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, -1
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._file = journal, -1
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(self._journal.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        with open(self._journal, "rb+") as journal:
+            journal.truncate(_end_of_last_line(journal))
         return True
 
     def release(self) -> None:
         """Let others in."""
         os.close(self._file)
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    start = file.seek(0, os.SEEK_END)
+    while start:
+        start, stop = max(0, start - 4096), start
+        file.seek(start)
+        found = file.read(stop - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
 
 
 def open_storage(url: str | None, directory: Path) -> Any:
@@ -51,12 +65,12 @@ def open_storage(url: str | None, directory: Path) -> Any:
     """
     if url is None:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = KernelLock(directory / "journal.lock")
-        backend: BaseJournalBackend = JournalFileBackend(str(directory / "journal.log"), lock)
+        journal = directory / "journal.log"
+        backend: BaseJournalBackend = JournalFileBackend(str(journal), KernelLock(journal))
         return JournalStorage(backend)
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    shown = re.sub(r"//[^@/]*@", "//...@", url)  # no password in a log
+    shown = re.sub(r"//([^:/@]*):.*@", r"//\1:...@", url)  # no password in a log
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except (ImportError, ModuleNotFoundError, NoSuchModuleError) as err:
@@ -64,9 +78,9 @@ def open_storage(url: str | None, directory: Path) -> Any:
             f"env.storage={shown}: its driver is not installed ({err}); run pip install "
             "'pdx[postgres]', or use env.storage=null (a file in the sweep's directory)."
         ) from err
-    except ArgumentError as err:
+    except (ArgumentError, ValueError) as err:  # the latter of a port that is no number
         raise SweepError(
-            f"env.storage={url}: is no database URL; write "
+            f"env.storage={shown}: is no database URL; write "
             "postgresql+psycopg://USER:PASSWORD@HOST/NAME, or null."
         ) from err
     except SQLAlchemyError as err:

@@ -11,8 +11,8 @@ from optuna.trial import Trial
 
 from pdx.sweep.budget import Budget
 from pdx.sweep.isolated import Outcome, Task, run_isolated
-from pdx.sweep.launchers import threads_here
 from pdx.sweep.optuna_parts import build_part
+from pdx.sweep.placed import threads_here
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
 from pdx.sweep.presence import sign_on
 from pdx.sweep.study import Queue

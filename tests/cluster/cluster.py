@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import SECONDS, Shell, states, steps, wait_for
-from optuna.trial import FrozenTrial
+from command_line import SECONDS, Shell, steps, wait_for
+
+from pdx.files import free_lock
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -94,20 +95,35 @@ def mlflow_server(shell: Shell, refusal: str) -> Iterator[str]:
         process.wait(SECONDS)
 
 
+def sweep(shell: Shell, name: str, seeds: list[int]) -> list[str]:
+    """Write a sweep of two weights over seeds, whose runs can be held; the command that runs it."""
+    shell.write_own_package()
+    shell.write_sweep(
+        name,
+        base=["loss=odd", "env.packages=[mine]", "env.checkpoint_seconds=0.2"],
+        axes={"loss.weight": [0.5, 1.0], "train.seed": seeds},
+    )
+    return ["train", "-m", f"sweep={name}", "--config-dir", "conf", "env.device=cpu"]
+
+
+@contextmanager
+def held_in_midst(shell: Shell, command: list[str], num_runs: int) -> Iterator[subprocess.Popen]:
+    """The driver of a sweep that is held with so many runs begun, each with a checkpoint."""
+    (shell.root / "hold").touch()
+    with shell.started(*command) as driver:
+        wait_for("runs under way", lambda: len(held(shell)) == num_runs, driver)
+        yield driver
+
+
+def let_go(shell: Shell, driver: subprocess.Popen) -> None:
+    """Let the runs of a sweep go on, to its end."""
+    (shell.root / "hold").unlink()
+    assert driver.wait(SECONDS) == 0, shell.terminal()[-6000:]
+
+
 def held(shell: Shell) -> list[Path]:
-    """Run folders in which a run has begun and is not over: what a kill can hit."""
-    over = shell.results()
-    return [p for n, p in shell.run_dirs().items() if p.name not in over and len(steps(p)) >= 3]
-
-
-def assert_all_over(shell: Shell, num_points: int, trials: list[FrozenTrial] | None = None) -> None:
-    """Every point complete exactly once, each of its steps once, and MLflow says the same."""
-    ended = states(shell.trials() if trials is None else trials)
-    assert len(ended) == num_points
-    for run_id, passed in ended.items():
-        assert passed.count("COMPLETE") == 1 and passed[-1] == "COMPLETE", f"{run_id}: {passed}"
-        assert set(passed[:-1]) <= {"FAIL"}, f"{run_id}: {passed}"
-        assert steps(shell.out / "runs" / run_id) == list(range(1, 33)), "each step, once"
-    runs = shell.mlflow_runs("tags.`pdx.kind` = 'run'")
-    assert sorted(r.data.tags["pdx.run_id"] for r in runs) == sorted(ended)
-    assert {r.info.status for r in shell.mlflow_runs()} == {"FINISHED"}
+    """Folders of runs that have logged steps and whose process lives: what a kill can hit."""
+    if not list(shell.out.glob("sweeps/*/plan.json")):
+        return []
+    begun = [p for p in shell.run_dirs().values() if len(steps(p)) >= 3]
+    return [p for p in begun if not free_lock(p / ".lock")]

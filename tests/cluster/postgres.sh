@@ -5,6 +5,7 @@
 #   postgres.sh stop DIR    stop it as a crash would; `up` starts it again with what it held
 #   postgres.sh down DIR    stop it
 set -eu
+. "$(dirname "$0")/processes.sh"
 usage() { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -eq 2 ] || usage
 mkdir -p "$2"
@@ -25,10 +26,6 @@ as_owner() {
     else
         "$@"
     fi
-}
-
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
 running() { [ -s "$data/postmaster.pid" ] && as_owner pg_ctl status -D "$data" >/dev/null 2>&1; }

@@ -6,6 +6,7 @@
 #   ray.sh lose DIR NODE    the node dies: its raylet and every process of its tasks
 #   ray.sh down DIR         stop all of it
 set -eu
+. "$(dirname "$0")/processes.sh"
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 verb=$1
@@ -21,20 +22,13 @@ if ! command -v ray >/dev/null; then
     exit 3
 fi
 
-variables() { cat "$1/environ" 2>/dev/null | tr '\0' '\n'; }
-
 # Every process of a node inherits its name from `ray start`: pids, one a line.
-of_node() {
-    for proc in /proc/[0-9]*; do
-        if variables "$proc" | grep -qxF "PDX_RAY_NODE=$dir/$1"; then echo "${proc#/proc/}"; fi
-    done
-}
+of_node() { with_environment "PDX_RAY_NODE=$dir/$1"; }
 
 lose() {
     for _ in 1 2; do  # once more for what was being started
-        pids=$(of_node "$1")
-        # shellcheck disable=SC2086
-        [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true
+        # shellcheck disable=SC2046
+        kill_hard $(of_node "$1")
     done
 }
 
@@ -42,15 +36,19 @@ start() {
     node=$1
     shift
     [ -n "$(of_node "$node")" ] && return
-    PDX_RAY_NODE="$dir/$node" ray start "$@" --disable-usage-stats >"$dir/$node.log" 2>&1 || {
-        echo "ray.sh: $node did not start; see $dir/$node.log" >&2
-        exit 1
-    }
+    for _ in 1 2 3; do  # Ray gives a node 30 s to start, which a busy host may not
+        PDX_RAY_NODE="$dir/$node" ray start "$@" --disable-usage-stats >"$dir/$node.log" 2>&1 &&
+            return
+        lose "$node"
+    done
+    echo "ray.sh: $node did not start; $dir/$node.log ends:" >&2
+    tail -n 20 "$dir/$node.log" >&2
+    exit 1
 }
 
 case $verb in
     up)
-        [ -s "$dir/port" ] || python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])' >"$dir/port"
+        [ -s "$dir/port" ] || free_port >"$dir/port"
         address="127.0.0.1:$(cat "$dir/port")"
         start head --head --node-ip-address=127.0.0.1 --port="$(cat "$dir/port")" --num-cpus=0 \
             --num-gpus=0 --include-dashboard=false --temp-dir="$dir/tmp" \

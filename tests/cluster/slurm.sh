@@ -6,6 +6,7 @@
 #   slurm.sh lose DIR NODE  the node dies: its slurmd and every process of its jobs
 #   slurm.sh down DIR       stop all of it
 set -eu
+. "$(dirname "$0")/processes.sh"
 export PATH="$PATH:/usr/sbin:/sbin"
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -95,15 +96,6 @@ up() {
     exit 1
 }
 
-variables() { cat "$1/environ" 2>/dev/null | tr '\0' '\n'; }
-
-# Processes whose environment has the line $1: pids, one a line.
-with_environment() {
-    for proc in /proc/[0-9]*; do
-        if variables "$proc" | grep -qxF "$1"; then echo "${proc#/proc/}"; fi
-    done
-}
-
 lose() {
     # slurmd's children inherit its environment, and the jobs' processes have SLURMD_NODENAME.
     pids=$(with_environment "PDX_SLURM_NODE=$dir/$1")
@@ -111,7 +103,7 @@ lose() {
         if variables "/proc/$pid" | grep -qx "SLURMD_NODENAME=$1"; then pids="$pids $pid"; fi
     done
     # shellcheck disable=SC2086
-    [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true
+    kill_hard $pids
     rm -f "$dir/$1.pid"
 }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from cluster import assert_all_over, free_port, held, script, server
-from command_line import Shell, states, wait_for
+from cluster import free_port, held, held_in_midst, script, server, sweep
+from command_line import SECONDS, Shell, assert_all_over, states, wait_for
 from optuna.trial import FrozenTrial
 
 pytestmark = pytest.mark.cluster
@@ -28,20 +28,13 @@ def url(postgres: Path) -> str:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path)
-    shell.write_own_package()
-    shell.write_sweep(
-        tmp_path.name.replace("_", "-"),  # a study's name, and the server outlives the test
-        base=["loss=odd", "env.packages=[mine]", "env.checkpoint_seconds=0.2"],
-        axes={"loss.weight": [0.5, 1.0], "train.seed": [0, 1]},
-    )
-    return shell
+    return Shell(tmp_path)
 
 
+@pytest.fixture
 def command(shell: Shell, url: str) -> list[str]:
-    (file,) = (shell.root / "sweeps").glob("*.yaml")
-    own = [f"sweep={file.stem}", "--config-dir", "conf", "env.device=cpu"]
-    return ["train", "-m", *own, "env.num_workers=2", f"env.storage={url}"]
+    name = shell.root.name.replace("_", "-")  # a study's name, and the server outlives the test
+    return [*sweep(shell, name, [0, 1]), "env.num_workers=2", f"env.storage={url}"]
 
 
 def trials(shell: Shell, url: str) -> list[FrozenTrial]:
@@ -54,54 +47,52 @@ def trials(shell: Shell, url: str) -> list[FrozenTrial]:
         storage.engine.dispose()  # psycopg warns of connections that are left open
 
 
-def all_held(shell: Shell) -> bool:
-    return bool(list(shell.out.glob("sweeps/*/plan.json"))) and len(held(shell)) == 2
-
-
-def test_a_sweep_on_postgres_and_the_same_command_again(shell: Shell, url: str):
-    shell.pdx(*command(shell, url))
+def test_the_same_command_runs_nothing_again_and_a_longer_grid_what_is_new(
+    shell: Shell, url: str, command: list[str]
+):
+    """Optuna's RDB storage refuses a trial whose categories are not those of the study's first."""
+    one_seed = [*command, "train.seed=0"]
+    shell.pdx(*one_seed, "student=s10k")
     assert not list(shell.out.glob("sweeps/*/journal.log"))
     before = trials(shell, url)
-    assert_all_over(shell, 4, before)
-    shell.pdx(*command(shell, url))
+    assert_all_over(shell, 2, before)
+    shell.pdx(*one_seed, "student=s10k")
     assert len(trials(shell, url)) == len(before)
-
-
-def test_a_longer_grid_runs_only_what_is_new(shell: Shell, url: str):
-    """Optuna's RDB storage refuses a trial whose categories are not those of the study's first."""
-    shell.pdx(*command(shell, url), "train.seed=0", "student=s10k")
-    before = shell.results()
-    shell.pdx(*command(shell, url), "train.seed=0", "student=s10k,s30k")
+    results = shell.results()
+    shell.pdx(*one_seed, "student=s10k,s30k")
     after = shell.results()
-    assert before.items() <= after.items() and len(after) == len(before) + 2
+    assert results.items() <= after.items() and len(after) == len(results) + 2
 
 
-def test_the_server_is_lost_and_comes_back(shell: Shell, postgres: Path, url: str):
+def test_the_server_is_lost_and_comes_back(
+    shell: Shell, postgres: Path, url: str, command: list[str]
+):
     """Whatever the loss does to workers, the same command completes every point once."""
-    (shell.root / "hold").touch()
-    with shell.started(*command(shell, url)) as driver:
-        wait_for("two runs", lambda: all_held(shell), driver)
+    with held_in_midst(shell, command, 2) as driver:
         script("postgres.sh", "stop", postgres)
         script("postgres.sh", "up", postgres)
         (shell.root / "hold").unlink()
-        driver.wait(300)
-    shell.pdx(*command(shell, url))
+        driver.wait(SECONDS)
+    shell.pdx(*command)
     assert_all_over(shell, 4, trials(shell, url))
 
 
-def test_driver_and_workers_are_lost(shell: Shell, url: str):
-    (shell.root / "hold").touch()
-    with shell.started(*command(shell, url)) as driver:
-        wait_for("two runs", lambda: all_held(shell), driver)
+def test_a_worker_joins_and_driver_and_workers_are_lost(shell: Shell, url: str, command: list[str]):
+    """A third worker, of another command, takes a run as well, and is lost like the others."""
+    joined = ["worker", *command[1:], "env.num_workers=1"]
+    assert "not started" in shell.pdx(*joined, status=1).stderr
+    with held_in_midst(shell, command, 2) as driver, shell.started(*joined) as helper:
+        wait_for("three runs", lambda: len(held(shell)) == 3, helper)
         os.killpg(driver.pid, signal.SIGKILL)
+        os.killpg(helper.pid, signal.SIGKILL)
     (shell.root / "hold").unlink()
-    shell.pdx(*command(shell, url))
-    assert sorted(map(len, states(trials(shell, url)).values())) == [1, 1, 2, 2]
+    shell.pdx(*command)
+    assert sorted(map(len, states(trials(shell, url)).values())) == [1, 2, 2, 2]
     assert_all_over(shell, 4, trials(shell, url))
 
 
 def test_a_server_that_does_not_answer_is_told_before_anything_starts(shell: Shell):
     url = f"postgresql+psycopg://pdx@127.0.0.1:{free_port()}/pdx"
-    said = shell.pdx(*command(shell, url), status=1).stderr
+    said = shell.pdx(*sweep(shell, "own", [0]), f"env.storage={url}", status=1).stderr
     assert f"env.storage={url}" in said and "Traceback" not in said
     assert not list(shell.out.glob("runs/*")) and not list(shell.out.glob("data/*"))
