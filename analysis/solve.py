@@ -14,6 +14,7 @@ Marquardt 1963.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Problem:
         logs, loss: what the law reads and is held against [n].
         bounds: [P, 2]; equal bounds hold a coordinate fixed.
         tied: for each coordinate the index of the one it equals; its own where it is free.
+        held: coordinates that keep what each row starts with.
     """
 
     law: Law
@@ -47,12 +49,19 @@ class Problem:
     objective: Objective
     bounds: Array
     tied: NDArray[np.intp]
+    held: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def free(self) -> NDArray[np.intp]:
         """Coordinates that are moved by themselves."""
-        own = self.tied == np.arange(len(self.tied))
-        return np.flatnonzero(own & (self.bounds[:, 0] < self.bounds[:, 1]))
+        index = np.arange(len(self.tied))
+        moved = (self.tied == index) & (self.bounds[:, 0] < self.bounds[:, 1])
+        return np.flatnonzero(moved & ~np.isin(index, self.held))
+
+    @cached_property
+    def log_loss(self) -> Array:
+        """Logarithm of the measured loss [n]."""
+        return np.log(self.loss)
 
     def clip(self, theta_RP: Array) -> Array:
         """Into the bounds, and tied."""
@@ -69,7 +78,7 @@ class Problem:
                 if to != i and to in free:
                     jacobian[:, np.searchsorted(free, to)] += whole[:, i]
         if self.objective.on_log:
-            return log_loss - np.log(self.loss), jacobian
+            return log_loss - self.log_loss, jacobian
         predicted = np.exp(log_loss)
         return predicted - self.loss, jacobian * predicted[:, None]
 
@@ -109,13 +118,13 @@ def solve(problem: Problem, theta_RP: Array, weights_Rn: Array, from_delta: floa
         _block(problem, theta[i : i + rows], weights_Rn[i : i + rows], from_delta)
         for i in range(0, len(theta), rows)
     ]
-    theta, cosine = (np.concatenate([end[i] for end in ends]) for i in range(2))
-    return Solution(theta=theta, value=problem.values(theta, weights_Rn), cosine=cosine)
+    theta, value, cosine = (np.concatenate([end[i] for end in ends]) for i in range(3))
+    return Solution(theta=theta, value=value, cosine=cosine)
 
 
 def _block(
     problem: Problem, theta: Array, weights: Array, from_delta: float
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     delta, last = from_delta, problem.objective.threshold
     if not np.isfinite(last):
         theta = _stage(problem, theta, weights, last, GAIN)
@@ -124,7 +133,7 @@ def _block(
             theta = _stage(problem, theta, weights, delta, ROUGH_GAIN)
             delta /= FACTOR
         theta = _stage(problem, theta, weights, last, GAIN)
-    return theta, _Local(problem, theta, weights, last).cosine()
+    return theta, problem.values(theta, weights), _Local(problem, theta, weights, last).cosine()
 
 
 def _stage(problem: Problem, theta: Array, weights: Array, delta: float, gain: float) -> Array:

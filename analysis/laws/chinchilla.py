@@ -1,5 +1,6 @@
 """Laws that add a term in N and a term in D, and their generalisation by one exponent gamma."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,10 @@ class Chinchilla(Law):
         jacobian[:, 4] = -logs["D"] * jacobian[:, 2]
         return np.log(loss), jacobian
 
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """Its own."""
+        return tuple(parameters[name] for name in ("A", "B", "alpha", "beta"))  # type: ignore
+
     def bounds(self, logs: Columns, loss: Array) -> Array:
         """E lies between 0 and the lowest loss seen."""
         return box(self, E=(0.0, float(loss.min())))
@@ -73,6 +78,10 @@ class ChinchillaTied(Chinchilla):
         log_loss, free = super().evaluate(theta_RP[:, [0, 1, 2, 3, 3]], logs)
         free[:, 3] += free[:, 4]
         return log_loss, free[:, :4]
+
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """Its own, with beta = alpha."""
+        return tuple(parameters[name] for name in ("A", "B", "alpha", "alpha"))  # type: ignore
 
     def starts(self, logs: Columns, loss: Array) -> Array:
         """E, A and B by projection at each exponent."""
@@ -107,6 +116,10 @@ class ChinchillaGamma(Law):
         jacobian[:, 0] = 1.0 / loss
         jacobian[:, 1:] = by_term * (term / loss)[:, None]
         return np.log(loss), jacobian
+
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """Its own."""
+        return tuple(parameters[name] for name in ("A", "B", "alpha", "beta"))  # type: ignore
 
     def bounds(self, logs: Columns, loss: Array) -> Array:
         """E lies between 0 and the lowest loss seen; gamma away from 0, where nothing is left."""

@@ -1,5 +1,6 @@
 """Kaplan's law of N and D, as published and with an irreducible loss."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,11 @@ class KaplanOffset(Law):
         jacobian[:, 0] = 1.0 / (E + term)
         jacobian[:, 1:] = by_term * (term * jacobian[:, 0])[:, None]
         return np.log(E + term), jacobian
+
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """(Nc / N)^(aN / aD) + Dc / D as two powers."""
+        ratio = parameters["aN"] / parameters["aD"]
+        return parameters["Nc"] ** ratio, parameters["Dc"], ratio, np.ones_like(ratio)
 
     def bounds(self, logs: Columns, loss: Array) -> Array:
         """The exponents away from 0: their ratio enters."""

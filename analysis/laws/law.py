@@ -97,6 +97,13 @@ class Law:
             ]
         return np.array(values, dtype=np.float64)
 
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """(A, B, alpha, beta) of a law that falls as A / N^alpha + B / D^beta does, else None.
+
+        Compute is spent best where the two terms' slopes agree, whatever the law makes of the sum.
+        """
+        return None
+
     def predict(self, parameters: Mapping[str, float], columns: Columns) -> Array:
         """The loss [n] at given parameters."""
         logs = self.prepare(columns)

@@ -40,6 +40,11 @@ class Overtraining(ChinchillaTied):
         tied = {"E": parameters["E"], "A": parameters["a"], "B": B, "alpha": -c}
         return super().theta(tied, shifts)
 
+    def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
+        """a N^c + b 6^(c/2) D^c."""
+        c = parameters["c"]
+        return parameters["a"], parameters["b"] * 6 ** (c / 2), -c, -c
+
 
 @dataclass(frozen=True)
 class LossToError(Law):
