@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .fit import Fit, plain
+from .fitted import Fit, plain
 from .laws.law import Law
 
 Array = NDArray[np.float64]

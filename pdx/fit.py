@@ -155,7 +155,7 @@ def _ask(options: argparse.Namespace) -> Any:
         laws_named,
         supervised_by,
     )
-    from pdx.analysis.fit import Fit  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.fitted import Fit  # pyright: ignore[reportMissingImports]
     from pdx.analysis.laws import laws  # pyright: ignore[reportMissingImports]
     from pdx.analysis.objectives import Objective  # pyright: ignore[reportMissingImports]
     from pdx.analysis.points import Request  # pyright: ignore[reportMissingImports]

@@ -19,7 +19,11 @@ def laws() -> dict[str, Law]:
     for module in sorted(info.name for info in iter_modules(__path__)):
         module_name = f"{__name__}.{module}"
         for value in vars(import_module(module_name)).values():
-            if isinstance(value, type) and value.__module__ == module_name and "name" in vars(value):
+            if (
+                isinstance(value, type)
+                and value.__module__ == module_name
+                and "name" in vars(value)
+            ):
                 found[value.name] = value()
     return found
 

@@ -145,7 +145,7 @@ class SupervisedGamma(ChinchillaGamma):
 
 
 def power_of_sum(theta_R5: Array, logs: Columns) -> tuple[Array, Array]:
-    """log of (A / N^alpha + B / D^beta)^gamma [R, n], and its derivative [R, 5, n].
+    """Log of (A / N^alpha + B / D^beta)^gamma [R, n], and its derivative [R, 5, n].
 
     theta is (log A, log B, alpha, beta, gamma).
     """

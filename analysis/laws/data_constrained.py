@@ -16,13 +16,13 @@ MAX_WORTH = 1e4  # repetitions: nobody has seen a worth that large, so a bound t
 class DataConstrained(Chinchilla):
     """L = E + A / N'^alpha + B / D'^beta, in effective parameters and tokens.
 
-    D' = U + U Rd (1 - exp(-(D / U - 1) / Rd)), with U unique tokens and D / U - 1 repetitions
-    (none where D < U). N' likewise from U_N = min(N, N_opt(U)), Rn and N / U_N - 1, where N_opt(U)
+    D' = U + U R_D (1 - exp(-(D / U - 1) / R_D)), with U unique tokens and D / U - 1 repetitions
+    (none where D < U). N' likewise from U_N = min(N, N_opt(U)), R_N and N / U_N - 1, where N_opt(U)
     is compute-optimal for U tokens: alpha A / N^alpha = beta B / U^beta.
 
-    Rd and Rn lie on a ridge unless some runs repeat much and some have many excess parameters.
+    R_D and R_N lie on a ridge unless some runs repeat much and some have many excess parameters.
 
-    Units: L and E in nats per token; Rd and Rn in repetitions.
+    Units: L and E in nats per token; R_D and R_N in repetitions.
 
     Source: Muennighoff et al. 2023, arXiv:2305.16264.
     """
@@ -31,8 +31,8 @@ class DataConstrained(Chinchilla):
     formula: ClassVar[str] = "L = E + A / N'^alpha + B / D'^beta"
     source: ClassVar[str] = "Muennighoff et al. 2023, arXiv:2305.16264"
     columns: ClassVar[tuple[str, ...]] = ("N", "D", "U")
-    coordinates: ClassVar[tuple[str, ...]] = (*Chinchilla.coordinates, "log_Rd", "log_Rn")
-    levels: ClassVar[dict[str, int]] = {**Chinchilla.levels, "D/U": 2}
+    coordinates: ClassVar[tuple[str, ...]] = (*Chinchilla.coordinates, "log_R_D", "log_R_N")
+    levels: ClassVar[dict[str, int]] = Chinchilla.levels
 
     def shifts(self, logs: Columns) -> dict[str, float]:
         """U is centred with D: their ratio enters."""
@@ -41,16 +41,16 @@ class DataConstrained(Chinchilla):
 
     def evaluate(self, theta_RP: Array, logs: Columns) -> tuple[Array, Array]:
         """Logarithm of the predicted loss, and its derivative."""
-        E, log_A, log_B, alpha, beta, log_Rd, log_Rn = (theta_RP[:, i, None] for i in range(7))
+        E, log_A, log_B, alpha, beta, log_R_D, log_R_N = (theta_RP[:, i, None] for i in range(7))
         log_N, log_D, log_U = logs["N"], logs["D"], logs["U"]
         unique = np.minimum(log_D, log_U)  # below one epoch there are only D tokens to speak of
-        worth_D, _, by_Rd = _effective(log_D - unique, log_Rd)
+        worth_D, _, by_R_D = _effective(log_D - unique, log_R_D)
         # alpha A / N^alpha = beta B / U^beta, solved for log N
         slope = np.maximum(alpha, 1e-9)
         ratio = np.log(slope) + log_A - np.log(np.maximum(beta, 1e-9)) - log_B
         optimal = (ratio + beta * log_U) / slope
         excess = log_N > optimal
-        worth_N, by_excess, by_Rn = _effective(np.where(excess, log_N - optimal, 0.0), log_Rn)
+        worth_N, by_excess, by_R_N = _effective(np.where(excess, log_N - optimal, 0.0), log_R_N)
         effective_N = np.where(excess, optimal, log_N) + worth_N
         effective_D = unique + worth_D
         of_N, of_D = np.exp(log_A - alpha * effective_N), np.exp(log_B - beta * effective_D)
@@ -66,14 +66,14 @@ class DataConstrained(Chinchilla):
         jacobian[:, 4] = -effective_D * share_D + moved * (
             log_U / slope - 1 / (slope * np.maximum(beta, 1e-9))
         )
-        jacobian[:, 5] = -beta * share_D * by_Rd
-        jacobian[:, 6] = -alpha * share_N * by_Rn
+        jacobian[:, 5] = -beta * share_D * by_R_D
+        jacobian[:, 6] = -alpha * share_N * by_R_N
         return np.log(loss), jacobian
 
     def bounds(self, logs: Columns, loss: Array) -> Array:
         """Exponents away from 0, where no optimum exists; worth between 0.01 and 10,000."""
         worth = (float(np.log(0.01)), float(np.log(MAX_WORTH)))
-        limits = {"E": (0.0, float(loss.min())), "log_Rd": worth, "log_Rn": worth}
+        limits = {"E": (0.0, float(loss.min())), "log_R_D": worth, "log_R_N": worth}
         return box(self, alpha=(0.01, 5.0), beta=(0.01, 5.0), **limits)
 
     def starts(self, logs: Columns, loss: Array) -> Array:
@@ -91,7 +91,7 @@ def _effective(log_ratio: Array, log_R: Array) -> tuple[Array, Array, Array]:
         The value, its derivative by log_ratio, and by log R.
     """
     R = np.exp(log_R)
-    repeats = np.expm1(log_ratio)
+    repeats = np.expm1(np.minimum(log_ratio, 50.0))  # beyond, a repetition is worth nothing
     left = np.exp(-repeats / R)
     gain = -R * np.expm1(-repeats / R)
     by_R = (gain - repeats * left) / (1.0 + gain)

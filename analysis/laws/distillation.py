@@ -82,7 +82,7 @@ class Distillation(Law):
         return np.log(loss), jacobian
 
     def bounds(self, logs: Columns, loss: Array) -> Array:
-        """q = 0 is the limit that data rarely tell from the truth."""
+        """Q = 0 is the limit that data rarely tell from the truth."""
         limits = {"log_kappa": (-15.0, 15.0), "log_f1": (float(np.log(0.01)), float(np.log(5.0)))}
         return box(self, gamma=(0.02, 5.0), c0=(-5.0, 10.0), q=(1e-6, 20.0), **limits)
 

@@ -85,7 +85,7 @@ class Kaplan(KaplanOffset):
 
 
 def kaplan_term(theta_R4: Array, logs: Columns) -> tuple[Array, Array]:
-    """log of ((Nc / N)^(aN / aD) + Dc / D)^aD [R, n], and its derivative [R, 4, n].
+    """Log of ((Nc / N)^(aN / aD) + Dc / D)^aD [R, n], and its derivative [R, 4, n].
 
     It is `power_of_sum` with A = Nc^(aN / aD), alpha = aN / aD, B = Dc, beta = 1, gamma = aD.
     """

@@ -41,7 +41,7 @@ class Overtraining(ChinchillaTied):
         return super().theta(tied, shifts)
 
     def terms(self, parameters: Mapping[str, Array]) -> tuple[Array, Array, Array, Array] | None:
-        """a N^c + b 6^(c/2) D^c."""
+        """A N^c + b 6^(c/2) D^c."""
         c = parameters["c"]
         return parameters["a"], parameters["b"] * 6 ** (c / 2), -c, -c
 
@@ -82,7 +82,7 @@ class LossToError(Law):
         return box(self, eps=(float(loss.mean()), 2.0), gamma=(1e-3, 20.0))
 
     def starts(self, logs: Columns, loss: Array) -> Array:
-        """eps and k by projection at each rate, over a few ceilings."""
+        """Eps and k by projection at each rate, over a few ceilings."""
         eps, gamma = grid((1.01, 1.05, 1.2), (0.3, 0.7, 1.2, 2.0)).T[:, :, None]
         eps = np.minimum(eps * loss.max(), 1.9)
         fall = np.exp(-gamma * logs["L"])

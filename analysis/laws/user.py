@@ -62,8 +62,11 @@ def user_law(function: Callable[..., Any]) -> Law:
         def starts(self, logs: Columns, loss: Array) -> Array:
             """The defaults, and each of them halved and doubled."""
             own = np.array(list(first.values()), dtype=np.float64)
-            moved = [own * np.where(np.arange(len(own)) == i, f, 1.0)
-                     for i in range(len(own)) for f in (0.5, 2.0)]
+            moved = [
+                own * np.where(np.arange(len(own)) == i, f, 1.0)
+                for i in range(len(own))
+                for f in (0.5, 2.0)
+            ]
             return np.array([own, *moved])
 
         def _log(self, theta_RP: Array, logs: Columns) -> Array:
