@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from pdx.errors import ConfigError
@@ -22,7 +22,7 @@ from .levels import levels_of, with_compute
 from .style import CONTROL_COLOUR, PALETTE, RC, new_figure
 
 Array = NDArray[np.float64]
-COLOURS = "viridis"
+COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, 256)))  # no pale yellow
 NUM_CURVES = 6
 LABELS = {
     "N": "parameters N",
@@ -97,8 +97,6 @@ def _curves(figure: Figure, axes: Axes, found: Answer) -> None:
 
 def _isolines(axes: Axes, found: Answer, columns: dict[str, Array], norm: LogNorm) -> None:
     """The law along tokens, at a few of the sizes."""
-    import matplotlib
-
     sizes = levels_of(columns["N"])
     if len(sizes) > NUM_CURVES:
         wanted = np.geomspace(sizes[0], sizes[-1], NUM_CURVES)
@@ -107,7 +105,7 @@ def _isolines(axes: Axes, found: Answer, columns: dict[str, Array], norm: LogNor
         near = np.abs(np.log(columns["N"] / size)) < 0.35
         tokens = np.geomspace(columns["D"][near].min(), columns["D"][near].max(), 100)
         at = {"N": np.full(100, size), "D": tokens}
-        colour = matplotlib.colormaps[COLOURS](norm(size))
+        colour = COLOURS(norm(size))
         axes.plot(6 * size * tokens, found.fit.predict(at, found.law), color=colour, zorder=2)
 
 
@@ -126,9 +124,13 @@ def _agreement(axes: Axes, found: Answer) -> None:
     ends = axes.get_xlim()
     axes.plot(ends, ends, color=CONTROL_COLOUR, linewidth=0.8, zorder=1)
     axes.set_xlim(ends)
+    axes.set_ylim(ends)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    axes.set_aspect("equal", adjustable="box")
     axes.set_title("agreement", loc="left")
-    axes.set_xlabel("measured")
-    axes.set_ylabel("predicted")
+    axes.set_xlabel("measured loss (nats/token)")
+    axes.set_ylabel("predicted loss (nats/token)")
     if len(found.held):
         axes.legend(loc="upper left")
 
@@ -155,8 +157,10 @@ def _residuals(axes: Axes, found: Answer) -> None:
     axes.set_xlabel(LABELS.get(source, "tokens per parameter D/N" if name == "D/N" else source))
     axes.set_ylabel("measured / predicted - 1 (%)")
     trend = trends.get(name)
-    shown = f" (rank correlation {trend['spearman']:+.2f})" if trend else ""
-    axes.set_title("residuals" + shown, loc="left")
+    axes.set_title("residuals", loc="left")
+    if trend:
+        text = f"rank correlation {trend['spearman']:+.2f}"
+        axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", fontsize=6.5)
 
 
 def _logarithmic(axes: Axes, x: Array) -> None:

@@ -231,9 +231,8 @@ def test_the_json_holds_what_was_promised_and_round_trips(tmp_path: Path) -> Non
     assert found["command"].startswith("pdx fit") and found["data_filter"] == "N < 9e9"
     assert set(found["standard_errors"]) == set(found["intervals"]) == set(TRUTH)
     again = Fit.from_json(found)
-    assert again.to_json().items() <= json.loads(json.dumps(found)).items() or json.loads(
-        json.dumps(again.to_json())
-    ) == {key: found[key] for key in again.to_json()}
+    written = json.loads(json.dumps(again.to_json()))
+    assert written == {key: found[key] for key in written}
     at = {"N": np.array([1e9]), "D": np.array([2e10])}
     assert again.predict(at)[0] == pytest.approx(
         law_named("chinchilla").predict(TRUTH, at)[0], rel=0.01
@@ -305,7 +304,7 @@ def put(table: pd.DataFrame, column: str, row: int, value: Any) -> pd.DataFrame:
         (put(runs(), "loss", 7, "n/d"), [], ["loss: is not a number in row 7 (n/d)"]),
         (put(runs(), "D", 3, np.nan), [], ["D: is empty or NaN in row 3"]),
         (put(runs(), "loss", 30, np.inf), [], ["loss: is infinite in row 30"]),
-        (put(put(runs(), "N", 2, 0), "N", 5, -1e9), [], ["zero or negative in rows 2 (0), 5"]),
+        (put(put(runs(), "N", 2, 0), "N", 5, -1e9), [], ["N: is zero or negative in rows 2 (0", ", 5 (-1"]),
         (runs(D=2e10), [], ["1 distinct level of D", "alpha and beta cannot be told apart"]),
         (runs(N=1e9), [], ["1 distinct level of N", "missing: runs at N"]),
         (runs().head(4), [], ["4 distinct", "5 parameters"]),
