@@ -304,7 +304,11 @@ def put(table: pd.DataFrame, column: str, row: int, value: Any) -> pd.DataFrame:
         (put(runs(), "loss", 7, "n/d"), [], ["loss: is not a number in row 7 (n/d)"]),
         (put(runs(), "D", 3, np.nan), [], ["D: is empty or NaN in row 3"]),
         (put(runs(), "loss", 30, np.inf), [], ["loss: is infinite in row 30"]),
-        (put(put(runs(), "N", 2, 0), "N", 5, -1e9), [], ["N: is zero or negative in rows 2 (0", ", 5 (-1"]),
+        (
+            put(put(runs(), "N", 2, 0), "N", 5, -1e9),
+            [],
+            ["N: is zero or negative in rows 2 (0", ", 5 (-1"],
+        ),
         (runs(D=2e10), [], ["1 distinct level of D", "alpha and beta cannot be told apart"]),
         (runs(N=1e9), [], ["1 distinct level of N", "missing: runs at N"]),
         (runs().head(4), [], ["4 distinct", "5 parameters"]),
