@@ -55,8 +55,7 @@ def caption_loss(results: Results, charged: bool) -> str:
     fits = (
         "Lines are fits of "
         + " or ".join(
-            {"power_law": "L = A N^-alpha", "power_law_offset": "L = E + A N^-alpha"}[law]
-            for law in laws
+            {"power": "L = A N^-alpha", "power_offset": "L = E + A N^-alpha"}[law] for law in laws
         )
         + ", shaded bands their 95% bootstrap over sizes and seeds; drawn over the measured "
         "range only; thin lines join points too few to fit."

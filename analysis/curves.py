@@ -12,8 +12,12 @@ import pandas as pd
 from .aggregate import SIZE_NAME
 from .bootstrap import bootstrap
 from .compute import ACCOUNTINGS
-from .fit import Fit, FitError, fit
-from .laws import LAWS
+from .fit import fit
+from .fitted import Fit
+from .laws import law_named
+from .levels import FitError
+
+LAWS = ("power", "power_offset")  # of size alone, at the tokens that go with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,19 +131,18 @@ def _fits(
 ) -> tuple[tuple[Fit, ...], tuple[str, ...]]:
     """Every law that the points allow, with its bootstrap; and why the rest were refused."""
     fits, refused = [], []
-    x, y = points["x"].to_numpy(), points["loss"].to_numpy()
-    for law in LAWS.values():
+    x, y = {"x": points["x"].to_numpy()}, points["loss"].to_numpy()
+    for law in map(law_named, LAWS):
         try:
             found = fit(
                 law,
                 x,
                 y,
-                x_name=f"{SIZE_NAME} (student)",
-                y_name=f"{metric} (nats/token)",
+                names={"x": f"{SIZE_NAME} (student)", "loss": f"{metric} (nats/token)"},
                 data_filter=f"complete runs of '{series}' at the usual tokens; diverged left out",
             )
         except FitError as err:
             refused.append(str(err))
             continue
-        fits.append(bootstrap(found, x, y, num_resamples=num_resamples))
+        fits.append(bootstrap(found, x, y, num_resamples=num_resamples, scheme="levels"))
     return tuple(fits), tuple(refused)

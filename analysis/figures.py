@@ -120,10 +120,10 @@ def _draw_curve(axes: Axes, curve: Curve, style: Style) -> list[float]:
     if fitted is None:
         axes.plot(means["x"], means["loss"], line, color=colour, linewidth=0.6, zorder=2)
         return ends
-    grid = np.geomspace(*fitted.x_range, 100)
-    axes.plot(grid, fitted.predict(grid), line, color=colour, zorder=2)
+    grid = np.geomspace(*fitted.ranges["x"], 100)
+    axes.plot(grid, fitted.predict({"x": grid}), line, color=colour, zorder=2)
     if fitted.bootstrap is not None:
-        low, high = fitted.band(grid)
+        low, high = fitted.band({"x": grid})
         axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1)
         ends += [low.min(), high.max()]
     return ends

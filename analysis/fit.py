@@ -1,244 +1,195 @@
-"""One fit for every law: multi-start L-BFGS-B on a scaled objective, its gradient checked.
+"""One fit for every law: all starts at once, the gradient checked at the end, doubts on record.
 
-Symbols (here and in `laws` only): A, E and alpha are a law's constants, x the size, y the loss in
-nats per token. Residuals are those of log y. How the objective is scaled and minimised stands in
-`solve`.
+How the objective is minimised stands in `solve`, what it is in `objectives`, what a law is in
+`laws.law`, what comes of it in `fitted`.
 
-Source: the estimator is that of arXiv:2203.15556 (Huber on log loss, delta 1e-3) or least squares
-on log loss; the traps avoided are those that arXiv:2404.10102 found.
+Source: the estimator is that of arXiv:2203.15556; the traps avoided are those that
+arXiv:2404.10102 found.
 """
 
 import math
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
-import pandas as pd
-import scipy
 from numpy.typing import NDArray
 
-from pdx.errors import PdxError
 from pdx.files import digest
 
-from .laws import LAWS, Law
-from .solve import GRADIENT_TOLERANCE, Objective, Problem
+from .fitted import Fit, plain, versions
+from .identify import identify, profile
+from .laws.law import Law
+from .levels import FitError, as_columns, check_levels, num_levels, with_compute
+from .objectives import Objective
+from .solve import Problem, Solution, solve
+
+__all__ = ["Fit", "FitError", "fit", "problem_of"]
 
 Array = NDArray[np.float64]
 ARRIVED_TOLERANCE = 1e-4  # relative distance from the best objective
-
-
-class FitError(PdxError, ValueError):
-    """Data that cannot bear the law asked of them; the message says what is missing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """Refits of resampled runs.
-
-    Attributes:
-        intervals: percentile interval of each constant.
-        draws: theta of every resample, for bands and derived numbers.
-        num_rejected: resamples with too few distinct sizes for the law, drawn again.
-    """
-
-    num_resamples: int
-    num_rejected: int
-    num_unconverged: int
-    level: float
-    seed: int
-    scheme: str
-    intervals: dict[str, tuple[float, float]]
-    draws: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A fitted law and all that is needed to repeat or to doubt it; JSON there and back.
-
-    Attributes:
-        theta: the solution in the law's coordinates, on data divided by x_scale and y_scale.
-        objective_value: mean of the objective over the points.
-        gradient_cosine: largest cosine between residuals and a free column of the Jacobian.
-        share_arrived: of the starts, how many ended at the best objective.
-        condition: condition number of the Jacobian with columns of unit length; above about 100
-            the constants are not identified one by one, whatever the curve looks like.
-        x_name: what x is, its convention included.
-    """
-
-    law: str
-    constants: dict[str, float]
-    theta: tuple[float, ...]
-    x_scale: float
-    y_scale: float
-    objective: Objective
-    delta: float
-    objective_value: float
-    rms_log_residual: float
-    converged: bool
-    gradient_cosine: float
-    share_arrived: float
-    num_starts: int
-    bounds_hit: tuple[str, ...]
-    condition: float
-    num_points: int
-    num_levels: int
-    x_range: tuple[float, float]
-    x_name: str
-    y_name: str
-    data_filter: str
-    data_digest: str
-    seed: int
-    versions: dict[str, str]
-    bootstrap: Bootstrap | None = None
-
-    @property
-    def aicc(self) -> float:
-        """Akaike's criterion for few points, of log residuals; infinite where points are too few.
-
-        Source:
-            Hurvich, Tsai 1989, Biometrika 76(2), with the variance as one more constant.
-        """
-        num, free = self.num_points, len(self.constants) + 1
-        if num - free - 1 <= 0:
-            return math.inf
-        if self.rms_log_residual == 0:
-            return -math.inf
-        spread = 2 * num * math.log(self.rms_log_residual)
-        return spread + 2 * free + 2 * free * (free + 1) / (num - free - 1)
-
-    def predict(self, x: Array) -> Array:
-        """The fitted loss at x."""
-        return self._curves(np.array([self.theta]), x)[0]
-
-    def band(self, x: Array) -> tuple[Array, Array]:
-        """Pointwise percentile band of the curve at x, from the bootstrap."""
-        if self.bootstrap is None:
-            raise ValueError("this fit has no bootstrap; call `bootstrap` first")
-        tail = 50 * (1 - self.bootstrap.level)
-        curves = self._curves(np.array(self.bootstrap.draws), x)
-        low, high = np.percentile(curves, [tail, 100 - tail], axis=0)
-        return low, high
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "Fit":
-        """The inverse of `to_json`."""
-        raw = dict(raw)
-        for name in ("theta", "bounds_hit", "x_range"):
-            raw[name] = tuple(raw[name])
-        if raw["bootstrap"] is not None:
-            boot = dict(raw["bootstrap"])
-            boot["intervals"] = {name: tuple(pair) for name, pair in boot["intervals"].items()}
-            boot["draws"] = tuple(tuple(draw) for draw in boot["draws"])
-            raw["bootstrap"] = Bootstrap(**boot)
-        return cls(**raw)
-
-    def _curves(self, theta: Array, x: Array) -> Array:
-        scaled = np.asarray(x, dtype=np.float64) / self.x_scale
-        return self.y_scale * np.exp(LAWS[self.law].log_loss(theta, scaled))
+WIDE = 0.1  # corner from which fits that start far away begin
+LEAST_STARTS = 16
+MAX_PROFILES = 4
 
 
 def fit(
     law: Law,
-    x: Sequence[float] | Array,
-    y: Sequence[float] | Array,
+    columns: Mapping[str, Any],
+    loss: Any,
     *,
-    objective: Objective = "least_squares",
-    delta: float = 1e-3,
-    num_starts: int = 12,
+    objective: Objective = Objective(kind="mse_log"),  # noqa: B008 - frozen
+    weights: Any = None,
+    fixed: Mapping[str, float] | None = None,
+    tied: Mapping[str, str] | None = None,
+    num_starts: int = LEAST_STARTS,
+    with_profiles: bool = True,
     seed: int = 0,
-    x_name: str = "x",
-    y_name: str = "loss (nats/token)",
+    names: Mapping[str, str] | None = None,
     data_filter: str = "all points given",
 ) -> Fit:
-    """Fit ``law`` to points (x, y), one per run.
+    """Fit ``law`` to points, one per run.
+
+    Args:
+        columns: what the law reads, each [n]; loss: [n]; weights: [n], 1 each if not given.
+        fixed: parameters that are not fitted; tied: parameters that equal another.
+        num_starts: the law's own starts, and shaken copies of them up to this number.
+        names: what the columns are in the data, for the record.
 
     Raises:
-        FitError: fewer distinct sizes than the law needs, or a value that has no logarithm.
-        ValueError: x and y are not two vectors of one length.
+        FitError: fewer distinct levels than the law needs, or a value that has no logarithm.
+        ValueError: columns of several lengths, or an unknown parameter in fixed or tied.
     """
-    x, y = as_points(x, y)
-    levels = np.unique(x)
-    if len(levels) < law.min_levels:
-        raise FitError(
-            f"{law.formula}: {len(levels)} distinct sizes; needs {law.min_levels} or more; "
-            f"add {law.min_levels - len(levels)}, or fit a law with fewer constants."
-        )
-    x_scale, y_scale = float(np.exp(np.log(x).mean())), float(np.exp(np.log(y).mean()))
-    problem = Problem(law, x / x_scale, y / y_scale, objective, delta)
-    starts = _starts(law, problem, num_starts, seed)
-    ends = np.array([problem.minimize(start) for start in starts])
-    ends, values, cosines = problem.polish(ends, np.ones((len(ends), len(x))))
-    best = int(np.argmin(values))
-    theta = ends[best]
-    floor = 1e-20 if objective == "least_squares" else 1e-20 / delta
-    arrived = values <= values[best] * (1 + ARRIVED_TOLERANCE) + floor
-    residuals = problem.residuals(theta)
-    constants = law.natural(theta, x_scale, y_scale)
-    return Fit(
+    at, y, w = as_columns(law, columns, loss, weights)
+    fixed, tied = dict(fixed or {}), dict(tied or {})
+    check_levels(law, at, y, len(fixed) + len(tied))
+    problem, shifts = problem_of(law, at, y, objective, fixed, tied)
+    starts = _starts(problem, num_starts, seed)
+    ends = solve(problem, starts, np.tile(w, (len(starts), 1)), WIDE)
+    best = int(np.argmin(ends.value))
+    theta = ends.theta[best]
+    floor = 1e-20 if math.isinf(objective.threshold) else 1e-11 * objective.threshold
+    arrived = ends.value <= ends.value[best] * (1 + ARRIVED_TOLERANCE) + floor * len(y)
+    judged = identify(problem, theta, shifts, w)
+    profiles = {
+        name: profile(problem, theta, w, name, judged.errors[name])
+        for name in judged.weak[: MAX_PROFILES if with_profiles else 0]
+    }
+    predicted = np.exp(law.evaluate(theta[None], problem.logs)[0][0])
+    hits = _bounds_hit(problem, theta)
+    converged, why = _verdict(problem, ends, best, starts)
+    seen = with_compute(at)
+    supervised = getattr(law, "supervised", None)
+    result = Fit(
         law=law.name,
-        constants={name: float(value) for name, value in constants.items()},
-        theta=tuple(float(value) for value in theta),
-        x_scale=x_scale,
-        y_scale=y_scale,
-        objective=objective,
-        delta=delta,
-        objective_value=float(values[best]),
-        rms_log_residual=float(np.sqrt(np.mean(residuals**2))),
-        converged=bool(cosines[best] < GRADIENT_TOLERANCE),
-        gradient_cosine=float(cosines[best]),
-        share_arrived=float(arrived.mean()),
+        formula=law.formula,
+        source=law.source,
+        parameters=plain(law.natural(theta, shifts)),
+        theta=tuple(theta.tolist()),
+        shifts=shifts,
+        loss=objective.kind,
+        delta=objective.delta,
+        asymmetry=objective.asymmetry,
+        objective=float(ends.value[best]),
+        objective_definition=objective.definition,
+        rms_log_residual=float(np.sqrt(np.average(np.log(predicted / y) ** 2, weights=w))),
+        converged=converged,
+        why=why,
+        gradient_cosine=float(ends.cosine[best]),
+        starts_at_optimum=float(arrived.mean()),
         num_starts=len(starts),
-        bounds_hit=problem.bounds_hit(theta),
-        condition=problem.condition(theta),
-        num_points=len(x),
-        num_levels=len(levels),
-        x_range=(float(x.min()), float(x.max())),
-        x_name=x_name,
-        y_name=y_name,
+        bounds_hit=hits,
+        condition=judged.condition,
+        unidentified=judged.unidentified,
+        ridges=judged.ridges,
+        profiles=profiles,
+        num_points=len(y),
+        num_levels=num_levels(law, at),
+        ranges={n: (float(v.min()), float(v.max())) for n, v in {**seen, "loss": y}.items()},
+        names=dict(names or {}),
+        fixed=fixed,
+        tied=tied,
         data_filter=data_filter,
-        data_digest=digest(sorted(zip(x.tolist(), y.tolist(), strict=True))),
+        data_digest=_digest(at, y, w),
         seed=seed,
         versions=versions(),
+        supervised=dict(supervised) if supervised and "L_S" not in at else None,
     )
+    return result
 
 
-def as_points(x: Sequence[float] | Array, y: Sequence[float] | Array) -> tuple[Array, Array]:
-    """Two vectors of one length of finite positive numbers, or a refusal."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape:  # (n, 1) minus (n,) would broadcast without a word
-        raise ValueError(f"x has shape {x.shape} and y {y.shape}; both must be (n,)")
-    bad = ~(np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0))
-    if bad.any():
-        raise FitError(
-            f"{bad.sum()} of {len(x)} points are not finite and positive; "
-            "leave diverged runs out before fitting."
-        )
-    return x, y
+def problem_of(
+    law: Law,
+    columns: Mapping[str, Array],
+    loss: Array,
+    objective: Objective,
+    fixed: Mapping[str, float],
+    tied: Mapping[str, str],
+) -> tuple[Problem, dict[str, float]]:
+    """The problem in the law's coordinates, and the shifts that these are relative to.
+
+    Data are not centred where a coefficient is fixed or tied, for centring moves it.
+    """
+    logs = law.prepare(columns)
+    shifts = law.shifts(logs)
+    coordinates = {n.removeprefix("log_"): i for i, n in enumerate(law.coordinates)}
+    for name in (*fixed, *tied, *tied.values()):
+        if name not in coordinates:
+            raise FitError(
+                f"{name}: cannot be fixed or tied in law={law.name}; "
+                f"its coordinates are {', '.join(coordinates)}."
+            )
+        if name in law.scales:
+            shifts = dict.fromkeys(shifts, 0.0)
+    logs = {name: value - shifts[name] for name, value in logs.items()}
+    bounds = law.bounds(logs, loss)
+    for name, value in fixed.items():
+        i = coordinates[name]
+        if law.coordinates[i].startswith("log_") and value <= 0:
+            raise FitError(f"{name}={value:g}: must be positive in law={law.name}.")
+        bounds[i] = np.log(value) if law.coordinates[i].startswith("log_") else value
+    index = np.arange(len(bounds))
+    for name, to in tied.items():
+        index[coordinates[name]] = coordinates[to]
+    problem = Problem(law=law, logs=logs, loss=loss, objective=objective, bounds=bounds, tied=index)
+    return problem, shifts
 
 
-def versions() -> dict[str, str]:
-    """The libraries whose numbers these are."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "pandas": pd.__version__,
-        "matplotlib": matplotlib.__version__,
-    }
+def _digest(columns: Mapping[str, Array], loss: Array, weights: Array) -> str:
+    """Of the points, whatever their order."""
+    names = sorted(columns)
+    rows = np.column_stack([*(columns[name] for name in names), loss, weights])
+    return digest([names, sorted(rows.tolist())])
 
 
-def _starts(law: Law, problem: Problem, num_starts: int, seed: int) -> Array:
+def _starts(problem: Problem, num_starts: int, seed: int) -> Array:
     """The law's own starts, then copies of them shaken by a few tenths."""
-    own = law.starts(problem.x, np.exp(problem.log_y))
-    low, high = problem.bounds.T
+    own = problem.law.starts(problem.logs, problem.loss)
     rng = np.random.default_rng(seed)
     copies = own[np.arange(max(num_starts - len(own), 0)) % len(own)]
     shaken = copies + rng.normal(0.0, 0.3, copies.shape) * np.maximum(np.abs(copies), 0.1)
-    return np.clip(np.concatenate([own, shaken])[:num_starts], low, high)
+    return problem.clip(np.concatenate([own, shaken]))
+
+
+def _verdict(problem: Problem, ends: Solution, best: int, starts: Array) -> tuple[bool, str]:
+    """Whether the best row is at an optimum, and by what sign."""
+    cosine = float(ends.cosine[best])
+    allowed = problem.objective.tolerance
+    size = f"largest gradient cosine {cosine:.1e}, allowed {allowed:.0e}"
+    if not np.isfinite(ends.value[best]):
+        return False, "the objective is not finite"
+    if cosine < allowed:
+        return True, size
+    if np.array_equal(ends.theta[best], starts[best]):
+        return False, f"did not move from its start; {size}"
+    return False, f"stopped on a slope or a plateau; {size}"
+
+
+def _bounds_hit(problem: Problem, theta: Array) -> tuple[str, ...]:
+    """Which free coordinates lie on a bound."""
+    hits = []
+    for i in problem.free:
+        low, high = problem.bounds[i]
+        name, slack = problem.law.coordinates[i].removeprefix("log_"), 1e-6 * (high - low)
+        hits += [f"{name} at its lower bound"] if theta[i] <= low + slack else []
+        hits += [f"{name} at its upper bound"] if theta[i] >= high - slack else []
+    return tuple(hits)

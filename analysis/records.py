@@ -12,7 +12,7 @@ import pandas as pd
 
 from .compute import ACCOUNTINGS
 from .curves import Curve
-from .fit import Fit, versions
+from .fitted import Fit, versions
 from .results import Results
 
 MAX_LISTED = 40
@@ -49,28 +49,26 @@ def fits_table(results: Results) -> Table:
 def _fit_cells(found: Fit, curve: Curve) -> tuple[str, ...]:
     """Constants with intervals; then anything that a reader should know before trusting them."""
     cells = {}
-    for name, value in found.constants.items():
-        interval = found.bootstrap.intervals[name] if found.bootstrap else (np.nan, np.nan)
-        cells[name] = f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
+    for name, value in found.parameters.items():
+        low, high = found.intervals.get(name, (None, None))
+        cells[name] = f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if found.bootstrap else "")
     remarks = ["drawn"] if found is curve.drawn else []
     if not found.converged:
         remarks.append(f"not converged (gradient cosine {found.gradient_cosine:.1e})")
     remarks += found.bounds_hit
-    if found.share_arrived < 1:
-        remarks.append(f"{found.share_arrived:.0%} of {found.num_starts} starts arrived")
-    if found.condition > 100:
-        remarks.append(f"constants not identified one by one (condition {found.condition:.0f})")
-    if found.bootstrap and found.bootstrap.num_unconverged:
-        remarks.append(f"{found.bootstrap.num_unconverged} resamples not converged")
-    law = {"power_law": "A N^-alpha", "power_law_offset": "E + A N^-alpha"}.get(
-        found.law, found.law
-    )
+    if found.starts_at_optimum < 1:
+        remarks.append(f"{found.starts_at_optimum:.0%} of {found.num_starts} starts arrived")
+    if found.unidentified:
+        remarks.append(f"not identified: {', '.join(found.unidentified)}")
+    if found.bootstrap and found.bootstrap["num_unconverged"]:
+        remarks.append(f"{found.bootstrap['num_unconverged']} resamples not converged")
+    law = {"power": "A N^-alpha", "power_offset": "E + A N^-alpha"}.get(found.law, found.law)
     return (
         law,
         cells["A"],
         cells["alpha"],
         cells.get("E", ""),
-        f"{found.num_points} / {found.num_levels}",
+        f"{found.num_points} / {found.num_levels['x']}",
         f"{found.rms_log_residual:.2%}",
         "; ".join(remarks),
     )

@@ -19,6 +19,7 @@ pdx: sweeps over the design space of pre-training distillation
   pdx status -m ...                 how far a sweep is
   pdx worker -m ...                 help a sweep that runs elsewhere, on the same outputs
   pdx report sweep=NAME             tables, figures, report.html
+  pdx fit FILE --law LAW [...]      a scaling law fitted to any csv or parquet file of runs
   pdx capture [OVERRIDES]           build the logits store ahead (else on first need, once)
   pdx verify [OVERRIDES]            prove the store of a config: digests, tokens, teacher
   pdx export RUN DIR                a run's student and tokenizer as save_pretrained writes them
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         "capture": _capture,
         "verify": _verify,
         "export": _export,
+        "fit": _fit,
         "ui": _ui,
         "axes": _axes,
         "gc": _gc,
@@ -173,6 +175,12 @@ def _export(arguments: list[str]) -> None:
     from pdx.housekeeping import export
 
     print(export(_env(ours).paths, rest[0], Path(rest[1])))
+
+
+def _fit(arguments: list[str]) -> None:
+    from pdx.fit import main as fit
+
+    fit(arguments)
 
 
 def _ui(arguments: list[str]) -> None:
