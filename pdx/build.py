@@ -18,9 +18,16 @@ DECLARED = {
     "": ("version",),
     "data": ("vocab_size", "seq_len"),
     "teacher": ("exists", "is_same"),
-    "signal": ("stored", "closed"),
+    "signal": ("stored", "closed", "is_full"),
     "store": ("exists",),
-    "loss": ("needs_teacher", "needs_closed_signal", "needs_logits", "is_divergence"),
+    "loss": (
+        "needs_teacher",
+        "needs_closed_signal",
+        "needs_full_signal",
+        "needs_logits",
+        "is_divergence",
+        "is_shift_invariant",
+    ),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

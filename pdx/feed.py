@@ -13,7 +13,7 @@ from pdx.config import Run
 from pdx.data import Windows, window_order
 from pdx.frozen import FrozenTeacher, autocast
 from pdx.ranks import Ranks
-from pdx.signal import Rows, TeacherSignal
+from pdx.signal import Context, LiveSignal, Rows, TeacherSignal
 from pdx.store.reader import Store
 
 # Steps read ahead. On a CPU none are: a worker has one core, and a thread would take its turns on
@@ -111,15 +111,23 @@ class Feed:
             rows = store.rows(index_B, ids, num_draws).to(self.device)
         return MicroBatch(index_B, *batch.to(self.device), num_valid, rows)
 
-    def signal(self, batch: MicroBatch) -> TeacherSignal:
-        """The teacher's word on a micro-batch, positions laid flat."""
-        if batch.rows is not None:
-            return self.run.signal.sparse(batch.rows)
-        assert self.teacher is not None
+    def signal(self, batch: MicroBatch, fraction: float) -> TeacherSignal:
+        """The teacher's word on a micro-batch at ``fraction`` of training, positions laid flat."""
         length = self.windows.seq_len
         offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
-        offset_N = offsets.reshape(-1).to(self.device)
-        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits, offset_N)
+        context = Context(
+            temperature=self.run.temperature,
+            fraction=fraction,
+            targets_N=batch.targets_BL.reshape(-1),
+            offset_N=offsets.reshape(-1).to(self.device),
+        )
+        if batch.rows is not None:
+            return self.run.signal.sparse(batch.rows, context)
+        assert self.teacher is not None
+        hidden_ND = self.teacher.hidden(batch)
+        return LiveSignal(
+            hidden_ND=hidden_ND, head=self.teacher.logits, signal=self.run.signal, context=context
+        )
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

@@ -70,7 +70,7 @@ def backward(
         if signal is not None:
             part = signal.chunk(start, stop)
             with torch.enable_grad():
-                kd = part.scale * torch.where(mask_C, loss(student, part), 0.0).sum()
+                kd = torch.where(mask_C, part.scale * loss(student, part), 0.0).sum()
                 kd_share = kd * (kd_weight / num_valid)
             kd_sum += kd.detach()
         ce_weight_C = mask_C.to(student.dtype) * ((1 - kd_weight) / num_valid)

@@ -20,7 +20,7 @@ def _warmup(fraction: float, warmup_frac: float) -> float:
     return min(1.0, fraction / warmup_frac) if warmup_frac else 1.0
 
 
-def _decay(progress: float, shape: str, final_frac: float) -> float:
+def decay(progress: float, shape: str, final_frac: float) -> float:
     """From 1 at progress 0 to ``final_frac`` at progress 1."""
     fallen = {
         "sqrt": math.sqrt(progress),
@@ -68,7 +68,7 @@ class WSD:
         if fraction <= 1 - self.decay_frac:
             return _warmup(fraction, self.warmup_frac)
         progress = (fraction - (1 - self.decay_frac)) / self.decay_frac
-        return _decay(progress, self.decay_shape, self.final_frac)
+        return decay(progress, self.decay_shape, self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Falling:
         if fraction < self.warmup_frac:
             return _warmup(fraction, self.warmup_frac)
         progress = (fraction - self.warmup_frac) / max(1 - self.warmup_frac, 1e-12)
-        return _decay(progress, self.shape, self.final_frac)
+        return decay(progress, self.shape, self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)

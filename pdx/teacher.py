@@ -124,6 +124,7 @@ class Trained:
             eval_teacher=NoTeacher(),
             student=self.model,
             signal=run.signal,
+            temperature=run.temperature,
             store=NoStore(),
             loss=NoDistillation(),
             mix=run.mix,

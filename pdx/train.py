@@ -150,7 +150,7 @@ def train(
                     head,
                     batch.targets_BL,
                     batch.mask_BL,
-                    feed.signal(batch) if kd_weight > 0 else None,
+                    feed.signal(batch, fraction) if kd_weight > 0 else None,
                     run.loss,
                     kd_weight,
                     num_valid,

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import SIGNALS, VOCAB, component, logits, values, word
+from numerics import SIGNALS, VOCAB, component, context, logits, values, word
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pdx.models import Head
 from pdx.reduce import CHUNK_ELEMENTS, backward, chunk_size
+from pdx.signal import LiveSignal
 
 FORWARD_KL = component("loss", "forward_kl")
 FULL = component("signal", "full")
@@ -107,7 +108,12 @@ def test_logits_are_formed_in_chunks_only(of: str, chunk: int):
     num, width = 64, 2
     weight_VD, teacher_VD = logits(6, VOCAB, width), logits(7, VOCAB, width)
     hidden_BLD = logits(8, num, width).view(2, -1, width).requires_grad_()
-    signal = SIGNALS[of].live(logits(9, num, width), Head(teacher_VD))
+    signal = LiveSignal(
+        hidden_ND=logits(9, num, width),
+        head=Head(teacher_VD),
+        signal=SIGNALS[of].signal,
+        context=context(SIGNALS[of], num),
+    )
     targets_BL, mask_BL = torch.zeros(2, num // 2, dtype=torch.int64), torch.ones(2, num // 2) > 0
     with Largest() as largest:
         head = Head(weight_VD.requires_grad_())
@@ -167,7 +173,7 @@ def both_forms(
             ce = ce_N[mask_N].sum()
             kd = torch.zeros_like(ce)
             if signal is not None:
-                kd = signal.scale * loss(logits_NV, signal)[mask_N].sum()
+                kd = (signal.scale * loss(logits_NV, signal))[mask_N].sum()
             (((1 - kd_weight) * ce + kd_weight * kd) / 6).backward()
         else:
             hidden_BLD = (1 * hidden_ND).view(2, 4, WIDTH)
@@ -179,28 +185,36 @@ def both_forms(
     return found[0], found[1]
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("of", sorted(SIGNALS))
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-@pytest.mark.parametrize("shape", HEADS)
-def test_reduction_is_the_plain_form(name: str, of: str, chunk: int, shape: str):
+PAIRS = [
+    (name, of)
+    for name, loss in sorted(LOSSES.items())
+    for of, signal in sorted(SIGNALS.items())
+    if (signal.closed or not loss.needs_closed_signal)
+    and (signal.is_full or not loss.needs_full_signal)
+]
+
+
+@pytest.mark.parametrize(("name", "of"), PAIRS)
+def test_reduction_is_the_plain_form(name: str, of: str):
     """To the last digits of float64, whatever the chunk, the head, the signal and the loss."""
-    ours, plain = both_forms(name, of, HEADS[shape], chunk, torch.float64)
-    for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+    for chunk, shape in ((1, "bias"), (3, "capped"), (100, "matrix")):
+        ours, plain = both_forms(name, of, HEADS[shape], chunk, torch.float64)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("of", sorted(SIGNALS))
+@pytest.mark.parametrize(("name", "of"), PAIRS)
 @pytest.mark.parametrize("sharp", [1.0, 5.0, 30.0])
 def test_float32_is_no_further_from_float64_than_the_plain_form_is(
     name: str, of: str, sharp: float
 ):
     """Also where the student leaves nothing to the tail; a logit of 200 is known to 1e-5 only."""
     ours, plain = both_forms(name, of, {}, 3, torch.float32, sharp)
+    # The square of a temperature that is the logits' own spread multiplies every rounding.
+    floor = 1e-5 * sharp**2 if SIGNALS[of].heat == component("temperature", "normkd") else 1e-7
     _, exact = both_forms(name, of, {}, 3, torch.float64, sharp)
     for a, b, c in zip(ours, plain, exact, strict=True):
-        allowed = 3 * float((b - c).norm()) + 1e-6 * sharp * float(c.norm()) + 1e-7
+        allowed = 3 * float((b - c).norm()) + 1e-6 * sharp * float(c.norm()) + floor
         assert float((a - c).norm()) <= allowed
 
 
