@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.schedule import DECAY_SHAPES, decay
+from pdx.schedule import check_shape, decay
 from pdx.signal import Facts, Heats
 
 
@@ -92,12 +92,7 @@ class Scheduled(_OnBothSidesOrOne):
     def __post_init__(self) -> None:
         check(self.start > 0, "temperature.start", self.start, "must be > 0")
         check(self.end > 0, "temperature.end", self.end, "must be > 0")
-        check(
-            self.shape in DECAY_SHAPES,
-            "temperature.shape",
-            self.shape,
-            f"must be one of {', '.join(DECAY_SHAPES)}",
-        )
+        check_shape("temperature.shape", self.shape)
 
     def __call__(self, fraction: float, facts: Facts) -> Heats:
         return self._heats(self.end + (self.start - self.end) * decay(fraction, self.shape, 0.0))

@@ -187,6 +187,8 @@ def test_smaller_k_any_p_and_declared_temperatures_are_served_exactly(
         exactly = sparse.tail in ("bucket", "drop", "to_label")
         assert gap_NK.abs().max() <= (1 if exactly else 2) * step
     kl = (exact_NS.exp() * (exact_NS - found_NS)).sum(-1)
+    if sparse.tail == "drop":
+        return  # whose words do not sum to one
     assert kl.max() < step**2 / 2 and kl.mean() < step**2 / 8
 
 
@@ -699,8 +701,8 @@ def test_a_run_of_draws_is_the_same_run_live_and_stored(tiny_at: Tiny, outputs: 
         ),
         (
             "signal=topk store=topk signal.tail=renormalize temperature=wttm temperature.value=3.0",
-            r"temperature.value=3.0: WTTM needs the normaliser .*; use one of these, or capture with "
-            r"store.temperatures=\[0.5, 1.0, 2.0, 3.0, 5.0\].",
+            r"temperature.value=3.0: WTTM needs the normaliser .*; use one of these, or capture "
+            r"with store.temperatures=\[0.5, 1.0, 2.0, 3.0, 5.0\].",
         ),
         (
             "signal=topk store=topk signal.tail=decoupled temperature.value=2.0",
