@@ -39,6 +39,7 @@ class Run:
     store: Any
     loss: Any
     mix: Any
+    routing: Any
     schedule: Any
     optim: Any
     train: Any
@@ -163,7 +164,7 @@ class Run:
         """
         read = ["student", "loss", "schedule", "optim", "train", "eval"]
         if self.loss.needs_teacher:
-            read += ["signal", "temperature", "mix"]
+            read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["data"] = tokens.identity(self.data)
         if self.loss.needs_teacher:

@@ -180,6 +180,13 @@ class TeacherSignal(Protocol):
         ...
 
 
+class Lesson(NamedTuple):
+    """What the teacher says of a micro-batch, and where: [B, L] bool, or everywhere."""
+
+    signal: TeacherSignal | None
+    taught_BL: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenseSignal:
     """The full distribution: logits_NV of the teacher, in float32 or better."""
@@ -395,6 +402,12 @@ def entropy(logits_NV: Tensor) -> Tensor:
     """Of softmax(logits), in nats, [N]."""
     logprobs_NV = logits_NV.log_softmax(-1)
     return -(logprobs_NV.exp() * logprobs_NV.clamp(min=NOTHING)).sum(-1)
+
+
+@torch.no_grad()
+def entropies(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
+    """Of a live teacher at all positions, chunk by chunk, [N]."""
+    return torch.cat([entropy(upcast(head(part_CD))) for part_CD in hidden_ND.split(chunk)])
 
 
 def _student(logits_CV: StudentLogits) -> Student:

@@ -128,6 +128,7 @@ class Trained:
             store=NoStore(),
             loss=NoDistillation(),
             mix=run.mix,
+            routing=run.routing,
             schedule=WSD(
                 warmup_frac=self.warmup_frac,
                 decay_frac=self.decay_frac,

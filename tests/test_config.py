@@ -392,7 +392,7 @@ def run_id(tiny: Tiny, *overrides: str) -> str:
 def test_identity_is_every_field_of_what_is_read(tiny: Tiny):
     for loss, more in (
         ("none", set()),
-        ("forward_kl", {"signal", "temperature", "mix", "teacher", "store_precision"}),
+        ("forward_kl", {"signal", "temperature", "mix", "routing", "teacher", "store_precision"}),
     ):
         run, _ = tiny(f"loss={loss}")
         assert {*run.identity} == SHARED | more
@@ -412,6 +412,7 @@ def test_controls_are_shared_by_all_that_they_do_not_read(tiny: Tiny):
         "signal=full",
         "temperature.value=7.0",
         "mix.kd_weight=0.1",
+        "routing=high_entropy",
         "store=none",
     ]
     changes += [
@@ -447,6 +448,8 @@ def test_distilled_runs_are_told_apart_by_what_they_read(tiny: Tiny):
     changes += [
         "temperature.temper_student=true",
         "mix.kd_weight=0.1",
+        "mix=wsd",
+        "routing=high_entropy",
         "teacher.seed=9",
         "loss=soft_ce",
         "loss=mse",

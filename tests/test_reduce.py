@@ -26,13 +26,23 @@ def reduce(
     num_valid: int,
     mask_BL: Tensor = MASK,
     chunk: int | None = None,
+    taught_BL: Tensor | None = None,
 ) -> tuple[float, float, Tensor]:
     """Both sums and the gradient where hidden states are the logits."""
     hidden_BLD = hidden_BLD.detach().clone().requires_grad_()
     signal = word(FULL, logits(0, 8).double()) if kd_weight else None
     head = Head(torch.eye(VOCAB, dtype=hidden_BLD.dtype))
     sums = backward(
-        hidden_BLD, head, TARGETS, mask_BL, signal, FORWARD_KL, kd_weight, num_valid, chunk
+        hidden_BLD,
+        head,
+        TARGETS,
+        mask_BL,
+        signal,
+        FORWARD_KL,
+        kd_weight,
+        num_valid,
+        chunk,
+        taught_BL,
     )
     assert hidden_BLD.grad is not None
     return float(sums.ce), float(sums.kd), hidden_BLD.grad
@@ -86,6 +96,19 @@ def test_masked_positions_change_nothing_whatever_stands_there(kd_weight: float)
     wild_ce, wild_kd, wild_grad = reduce(wild_BLD, kd_weight, 6)
     assert (ce, kd) == (wild_ce, wild_kd) and torch.equal(grad, wild_grad)
     assert (grad[~MASK] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_where_the_teacher_is_silent_cross_entropy_counts_in_full(chunk: int | None):
+    """And what is taught weighs what it would if all were: the count is of all valid tokens."""
+    hidden_BLD = logits(50, 8).double().view(2, 4, VOCAB)
+    taught_BL = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1]]).bool()  # also where the mask is not
+    _, _, plain = reduce(hidden_BLD, 0.0, 6)
+    _, kd, everywhere = reduce(hidden_BLD, 0.7, 6)
+    _, some, found = reduce(hidden_BLD, 0.7, 6, chunk=chunk, taught_BL=taught_BL)
+    wanted = torch.where(taught_BL[..., None], everywhere, plain)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+    assert 0 < some < kd and (found[~MASK] == 0).all()
 
 
 class Largest(TorchDispatchMode):
@@ -177,7 +200,10 @@ def both_forms(
             (((1 - kd_weight) * ce + kd_weight * kd) / 6).backward()
         else:
             hidden_BLD = (1 * hidden_ND).view(2, 4, WIDTH)
-            ce, kd = backward(hidden_BLD, head, TARGETS, MASK, signal, loss, kd_weight, 6, chunk)
+            ce, kd, total = backward(
+                hidden_BLD, head, TARGETS, MASK, signal, loss, kd_weight, 6, chunk
+            )
+            torch.testing.assert_close(total, (1 - kd_weight) * ce + kd_weight * kd)
         given = [hidden_ND, weight_VD, *(v for v in fields.values() if isinstance(v, Tensor))]
         grads = [tensor.grad for tensor in given]
         assert all(grad is not None for grad in grads)

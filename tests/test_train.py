@@ -25,6 +25,7 @@ from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.frozen import freeze, load_model
 from pdx.prepare import Shared
+from pdx.signal import Lesson
 from pdx.train import train as train_loop
 
 Tiny = Callable[..., tuple[Run, Env]]
@@ -194,9 +195,9 @@ class Uneven:
         cut = [slice(i, i + self.size) for i in range(0, 8, self.size)]
         return [Part(ids[c, :-1], ids[c, 1:], mask[c], None, int(mask[c].sum())) for c in cut]
 
-    def signal(self, batch: Part, fraction: float) -> Any:
+    def lesson(self, batch: Part, fraction: float) -> Lesson:
         one_hot = 5.0 * F.one_hot(batch.targets_BL.flatten(), 32).double()
-        return word(component("signal", "full"), one_hot)
+        return Lesson(word(component("signal", "full"), one_hot), None)
 
     autocast = staticmethod(nullcontext)
 
