@@ -18,7 +18,9 @@ DECLARED = {
     "": ("version",),
     "data": ("vocab_size", "seq_len"),
     "teacher": ("exists", "is_same"),
-    "signal": ("stored", "closed", "is_full"),
+    "signal": ("stored", "closed", "faithful", "is_full"),
+    "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
+    "routing": ("needs_entropy",),
     "store": ("exists",),
     "loss": (
         "needs_teacher",

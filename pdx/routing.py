@@ -2,8 +2,8 @@
 
 loss = sum over valid tokens of ((1 - w t) * ce + w t * kd) / number of valid tokens, t = 1 where
 the teacher speaks and 0 where not. A position that it is kept from has its cross-entropy in full,
-and the sum is divided by all valid tokens, not by those that are taught: what one position adds never
-depends on how many others are taught, so micro-batches and ranks add up as ever.
+and the sum is divided by all valid tokens, not by those that are taught: what one position adds
+never depends on how many others are taught, so micro-batches and ranks add up as ever.
 """
 
 from dataclasses import dataclass
