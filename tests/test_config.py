@@ -208,6 +208,26 @@ def test_the_config_surface_is_golden():
             ["temperature.value=3.0"],
             r"temperature.value=3.0: tail=bucket needs the rest mass at this temperature",
         ),
+        (
+            ["signal=full", "+signal.tail=bucket"],
+            r"signal.tail: signal=full cuts nothing off, so there is no tail; use signal=topk",
+        ),
+        (
+            ["signal=sampled", "store=sampled", "+signal.top_p=0.9"],
+            r"signal.top_p: draws know the mass of no other token; use signal=topp or .*store=topk",
+        ),
+        (
+            ["loss=tail_aware"],
+            r"signal=topk: TailAwareKL reads the teacher at every token, which no .*signal=full",
+        ),
+        *(
+            (
+                [f"loss={loss}", f"signal.tail={tail}"],
+                rf"signal.tail={tail}: \w+ compares distributions that must both sum to one on the",
+            )
+            for loss in ("reverse_kl", "jsd", "skewed_forward_kl", "total_variation", "mse_probs")
+            for tail in ("renormalize", "drop", "to_label")
+        ),
         (["env.device=tpu"], r"env.device=tpu: must be auto, cpu or cuda."),
         (
             ["env.gpus=all"],

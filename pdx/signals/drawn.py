@@ -11,6 +11,12 @@ class Drawn:
     """Drawn tokens weigh what makes them unbiased; both sides are at temperature 1."""
 
     is_full: ClassVar[bool] = False
+    lacks: ClassVar[dict[str, str]] = {
+        "tail": "draws speak for the whole vocabulary, so there is no tail; use signal=topk or "
+        "another truncation, or leave it out",
+        "top_p": "draws know the mass of no other token; use signal=topp or signal=topp_topk with "
+        "store=topk",
+    }
     stored: ClassVar[bool] = True
 
     @property

@@ -18,6 +18,12 @@ class Full:
 
     is_full: ClassVar[bool] = True
     stored: ClassVar[bool] = False
+    lacks: ClassVar[dict[str, str]] = {
+        "tail": "signal=full cuts nothing off, so there is no tail; use signal=topk or another "
+        "truncation, or leave it out",
+        "top_k": "signal=full keeps every token; use signal=topk",
+        "top_p": "signal=full keeps every token; use signal=topp or signal=topp_topk",
+    }
     version: ClassVar[int] = 2
 
     @property
