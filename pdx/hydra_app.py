@@ -112,8 +112,9 @@ def message_of(err: Exception) -> str:
         )
     if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
         target, key = inner.parent_node.get("_target_"), str(inner.full_key).rpartition(".")[0]
-        if target is not None and str(target).startswith("pdx."):
-            return str(unknown_field(find_class(str(target), key), key, str(inner.key)))
+        cls = find_class(str(target), key) if str(target).startswith("pdx.") else object
+        if inner.key in getattr(cls, "lacks", {}):
+            return str(unknown_field(cls, key, str(inner.key)))
         known = [k for k in map(str, inner.parent_node) if k != "hydra" and k[0] != "_"]
         return (
             f"{inner.full_key}: unknown key.{did_you_mean(str(inner.key), known)} "
