@@ -128,29 +128,37 @@ def _pdx(
     from pdx.losses.forward_kl import ForwardKL
     from pdx.models import Head
     from pdx.reduce import backward
-    from pdx.signal import Rows
+    from pdx.signal import Context, Facts, LiveSignal, Rows
     from pdx.signals.full import Full
     from pdx.signals.topk import TopK
+    from pdx.temperature import Constant
 
     heat = 2.0 if "T=2" in name else 1.0
     tail = "renormalize" if "renormalize" in name else "bucket"
-    topk = TopK(top_k=top_k, tail=tail, temperature=heat, temper_student=heat != 1.0)
+    topk = TopK(top_k=top_k, tail=tail)
+    context = Context(
+        temperature=Constant(value=heat, temper_student=heat != 1.0),
+        fraction=0.5,
+        targets_N=targets_N,
+        offset_N=torch.arange(len(targets_N), device=targets_N.device),
+    )
     signal = None
     if "full" in name:
-        full = Full(temperature=1.0, temper_student=False)
-        signal = full.live(teacher_ND, Head(teacher_VD))
+        signal = LiveSignal(
+            hidden_ND=teacher_ND, head=Head(teacher_VD), signal=Full(), context=context
+        )
     elif "topk" in name:
         parts = [
             Rows.of(part_CD @ teacher_VD.T, top_k, tuple({1.0, heat}))
             for part_CD in teacher_ND.split(256)
         ]
-        lse = {t: torch.cat([p.lse[t] for p in parts]) for t in parts[0].lse}
+        lse = {t: torch.cat([p.facts.lse[t] for p in parts]) for t in parts[0].facts.lse}
         rows = Rows(
             ids_NK=torch.cat([p.ids_NK for p in parts]),
             logits_NK=torch.cat([p.logits_NK for p in parts]),
-            lse=lse,
+            facts=Facts(lse),
         )
-        signal = topk.sparse(rows)
+        signal = topk.sparse(rows, context)
     head, mask_1N = Head(weight_VD), torch.ones_like(targets_N[None], dtype=torch.bool)
 
     def work() -> None:

@@ -18,9 +18,18 @@ DECLARED = {
     "": ("version",),
     "data": ("vocab_size", "seq_len"),
     "teacher": ("exists", "is_same"),
-    "signal": ("stored", "closed"),
+    "signal": ("stored", "closed", "faithful", "is_full"),
+    "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
+    "routing": ("needs_entropy",),
     "store": ("exists",),
-    "loss": ("needs_teacher", "needs_closed_signal", "needs_logits", "is_divergence"),
+    "loss": (
+        "needs_teacher",
+        "needs_closed_signal",
+        "needs_full_signal",
+        "needs_logits",
+        "is_divergence",
+        "is_shift_invariant",
+    ),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -31,7 +40,18 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f" Did you mean {hint[0]!r}?" if hint else ""
 
 
-def find_class(target: str, key: str, packages: Collection[str]) -> type:
+def unknown_field(cls: type, key: str, name: str) -> ConfigError:
+    """What a value says of a key that it lacks: why, where the class knows (its ``lacks``)."""
+    known = sorted(f.name for f in fields(cls))
+    if name in getattr(cls, "lacks", {}):
+        return ConfigError(f"{key}.{name}: {cls.lacks[name]}.")  # type: ignore[attr-defined]
+    return ConfigError(
+        f"{key}.{name}: unknown field of {cls.__name__}.{did_you_mean(name, known)} "
+        f"Known: {', '.join(known) or 'none'}."
+    )
+
+
+def find_class(target: str, key: str, packages: Collection[str] = ()) -> type:
     """Import the dataclass that ``target`` names, from pdx or a package the user allowed."""
     if target.split(".")[0] not in {"pdx", *packages}:
         raise ConfigError(
@@ -81,10 +101,7 @@ def _build(node: str, key: str, packages: tuple[str, ...]) -> Any:
     known = [f.name for f in fields(cls)]
     for name in given:
         if name not in known:
-            raise ConfigError(
-                f"{key}.{name}: unknown field of {cls.__name__}.{did_you_mean(str(name), known)} "
-                f"Known: {', '.join(sorted(known))}."
-            )
+            raise unknown_field(cls, key, str(name))
     for name in known:
         if name not in given:
             raise ConfigError(f"{key}.{name}: missing; conf/{key}/*.yaml must state every field.")

@@ -35,9 +35,11 @@ class Run:
     eval_teacher: Any
     student: Any
     signal: Any
+    temperature: Any
     store: Any
     loss: Any
     mix: Any
+    routing: Any
     schedule: Any
     optim: Any
     train: Any
@@ -67,6 +69,12 @@ class Run:
                 f"teacher=none: {name} needs a teacher; use teacher=trained or "
                 "teacher=pretrained, or loss=none."
             )
+        if self.loss.needs_full_signal and not self.signal.is_full:
+            kept = type(self.signal).__module__.rpartition(".")[2]
+            raise ConfigError(
+                f"signal={kept}: {name} reads the teacher at every token, which no truncated or "
+                "drawn signal holds; use signal=full."
+            )
         if self.loss.needs_logits and getattr(self.signal, "num_draws", 0):
             drawn = type(self.signal).__module__.rpartition(".")[2]
             raise ConfigError(
@@ -78,6 +86,7 @@ class Run:
                 f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
                 "that must both sum to one on the support; use signal.tail=bucket or signal=full."
             )
+        self._check_temperature()
         vocab_size = self.data.vocab_size
         top_k = getattr(self.signal, "top_k", 1)
         if vocab_size is not None:
@@ -89,7 +98,24 @@ class Run:
                 f"use signal.top_k={vocab_size} or less",
             )
         if self.is_stored:
-            self.store.check_serves(self.signal)
+            self.store.check_serves(self.signal, self.temperature)
+
+    def _check_temperature(self) -> None:
+        """Whether the signal can be read at the temperature at all."""
+        drawn, heat = bool(getattr(self.signal, "num_draws", 0)), self.temperature
+        name = type(heat).__name__
+        if drawn and heat.constant != 1.0:
+            raise ConfigError(
+                f"temperature: {name} tempers the teacher, and a signal of draws has counts of the "
+                "distribution at temperature 1; use temperature=constant with "
+                "temperature.value=1.0, or signal=topk."
+            )
+        one_sided = heat.constant != 1.0 and not heat.tempers_student
+        if one_sided and getattr(self.signal, "tail", None) == "decoupled":
+            raise ConfigError(
+                f"signal.tail=decoupled: tempers both sides of what is kept, and {name} the "
+                "teacher alone; set temperature.temper_student=true, or use signal.tail=bucket."
+            )
 
     def check_ranks(self, num_ranks: int) -> None:
         """Refuse a number of processes that cannot share a step's batch evenly."""
@@ -138,7 +164,7 @@ class Run:
         """
         read = ["student", "loss", "schedule", "optim", "train", "eval"]
         if self.loss.needs_teacher:
-            read += ["signal", "mix"]
+            read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["data"] = tokens.identity(self.data)
         if self.loss.needs_teacher:

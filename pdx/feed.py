@@ -13,7 +13,8 @@ from pdx.config import Run
 from pdx.data import Windows, window_order
 from pdx.frozen import FrozenTeacher, autocast
 from pdx.ranks import Ranks
-from pdx.signal import Rows, TeacherSignal
+from pdx.reduce import chunk_size
+from pdx.signal import Context, Lesson, LiveSignal, Rows, TeacherSignal, entropies
 from pdx.store.reader import Store
 
 # Steps read ahead. On a CPU none are: a worker has one core, and a thread would take its turns on
@@ -111,15 +112,30 @@ class Feed:
             rows = store.rows(index_B, ids, num_draws).to(self.device)
         return MicroBatch(index_B, *batch.to(self.device), num_valid, rows)
 
-    def signal(self, batch: MicroBatch) -> TeacherSignal:
-        """The teacher's word on a micro-batch, positions laid flat."""
-        if batch.rows is not None:
-            return self.run.signal.sparse(batch.rows)
-        assert self.teacher is not None
+    def lesson(self, batch: MicroBatch, fraction: float) -> Lesson:
+        """The teacher's word on a micro-batch at ``fraction`` of training, and where it speaks."""
         length = self.windows.seq_len
         offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
-        offset_N = offsets.reshape(-1).to(self.device)
-        return self.run.signal.live(self.teacher.hidden(batch), self.teacher.logits, offset_N)
+        context = Context(
+            temperature=self.run.temperature,
+            fraction=fraction,
+            targets_N=batch.targets_BL.reshape(-1),
+            offset_N=offsets.reshape(-1).to(self.device),
+        )
+        entropy_N, asked = None, self.run.routing.needs_entropy
+        if batch.rows is not None:
+            signal: TeacherSignal = self.run.signal.sparse(batch.rows, context)
+            entropy_N = batch.rows.facts.entropy_N
+        else:
+            assert self.teacher is not None
+            hidden_ND, head = self.teacher.hidden(batch), self.teacher.logits
+            signal = LiveSignal(
+                hidden_ND=hidden_ND, head=head, signal=self.run.signal, context=context
+            )
+            if asked:
+                entropy_N = entropies(hidden_ND, head, chunk_size(self.teacher.head.vocab_size))
+        entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
+        return Lesson(signal, self.run.routing(entropy_BL, batch.mask_BL))
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

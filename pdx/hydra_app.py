@@ -85,7 +85,7 @@ def message_of(err: Exception) -> str:
     )
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-    from pdx.build import did_you_mean
+    from pdx.build import did_you_mean, find_class, unknown_field
 
     inner = err.__cause__
     if isinstance(err, MissingConfigException) and err.missing_cfg_file and err.options:
@@ -111,6 +111,10 @@ def message_of(err: Exception) -> str:
             f"write '{key}=[{value}]' for one list."
         )
     if isinstance(inner, (ConfigAttributeError, ConfigKeyError)) and inner.parent_node is not None:
+        target, key = inner.parent_node.get("_target_"), str(inner.full_key).rpartition(".")[0]
+        cls = find_class(str(target), key) if str(target).startswith("pdx.") else object
+        if inner.key in getattr(cls, "lacks", {}):
+            return str(unknown_field(cls, key, str(inner.key)))
         known = [k for k in map(str, inner.parent_node) if k != "hydra" and k[0] != "_"]
         return (
             f"{inner.full_key}: unknown key.{did_you_mean(str(inner.key), known)} "

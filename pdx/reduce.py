@@ -21,10 +21,16 @@ class Loss(Protocol):
 
 
 class Sums(NamedTuple):
-    """Sums over valid tokens, to be divided by the number of valid tokens of the GLOBAL batch."""
+    """Sums over valid tokens, to be divided by the number of valid tokens of the GLOBAL batch.
+
+    Attributes:
+        kd: of those at which the teacher speaks; times its scale, not its weight.
+        loss: what is trained: both, weighted.
+    """
 
     ce: Tensor
     kd: Tensor
+    loss: Tensor
 
 
 def chunk_size(vocab_size: int) -> int:
@@ -43,10 +49,12 @@ def backward(
     kd_weight: float,
     num_valid: int,
     chunk: int | None = None,
+    taught_BL: Tensor | None = None,
 ) -> Sums:
     """Add the gradient of one micro-batch's share of the loss to ``.grad``.
 
-    loss = sum over valid tokens of ((1 - kd_weight) * ce + kd_weight * scale * kd) / num_valid
+    loss = sum over valid tokens of ((1 - kd_weight) * ce + kd_weight * scale * kd) / num_valid,
+    with kd_weight 0 where the teacher does not speak
 
     Logits are formed, turned into their own gradient and driven back to the hidden states and the
     head chunk by chunk: [B, L, V] never exists, and autograd sees what a loss asks for, no more.
@@ -55,31 +63,36 @@ def backward(
     Args:
         num_valid: valid tokens of the whole batch over all micro-batches (and ranks).
         signal: None where ``kd_weight`` is 0 or the loss needs no teacher.
+        taught_BL: where the teacher speaks, bool; None: everywhere.
     """
     hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
+    taught_N = mask_N if taught_BL is None else mask_N & taught_BL.reshape(-1)
     size = min(chunk or chunk_size(head.vocab_size), len(hidden_ND))
     projection = _Projection(head, hidden_ND, size)
     ce_sum = torch.zeros((), device=hidden_ND.device, dtype=projection.dtype)
-    kd_sum = torch.zeros_like(ce_sum)
+    kd_sum, loss_sum = torch.zeros_like(ce_sum), torch.zeros_like(ce_sum)
     for start in range(0, len(hidden_ND), size):
         stop = min(start + size, len(hidden_ND))
-        mask_C = mask_N[start:stop]
+        mask_C, taught_C = mask_N[start:stop], taught_N[start:stop]
         student = Chunk(projection.logits(start, stop), targets_N[start:stop])
         kd_share = None
         if signal is not None:
             part = signal.chunk(start, stop)
             with torch.enable_grad():
-                kd = part.scale * torch.where(mask_C, loss(student, part), 0.0).sum()
+                kd = torch.where(taught_C, part.scale * loss(student, part), 0.0).sum()
                 kd_share = kd * (kd_weight / num_valid)
             kd_sum += kd.detach()
-        ce_weight_C = mask_C.to(student.dtype) * ((1 - kd_weight) / num_valid)
-        ce_C, grad_CV = student.close(kd_share, ce_weight_C)
-        ce_sum += torch.where(mask_C, ce_C, 0.0).sum()
+            loss_sum += kd_weight * kd.detach()
+        share_C = mask_C * (1 - kd_weight * taught_C.to(student.dtype))
+        ce_C, grad_CV = student.close(kd_share, share_C / num_valid)
+        ce_C = torch.where(mask_C, ce_C, 0.0)
+        ce_sum += ce_C.sum()
+        loss_sum += (share_C * ce_C).sum()
         projection.add(start, stop, grad_CV)
         del student, grad_CV  # no view of the logits' memory outlives them
     projection.backward(hidden_BLD)
-    return Sums(ce_sum, kd_sum)
+    return Sums(ce_sum, kd_sum, loss_sum)
 
 
 class _Projection:

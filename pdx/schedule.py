@@ -1,15 +1,21 @@
-"""Fraction of training -> fraction of the peak value.
+"""Curves: fraction of training -> value, for learning rate, kd_weight and temperature alike.
 
-The loop asks at the midpoint of each step, so that no step is ever taken at exactly zero.
+The loop asks at the midpoint of each step, so that no learning rate is ever exactly zero.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pdx.build import check
 
 DECAY_SHAPES = ("sqrt", "linear", "cosine")
+
+
+class Curve(Protocol):
+    """What every schedule, mixture and scheduled temperature is of training's course."""
+
+    def __call__(self, fraction: float) -> float: ...
 
 
 def _check_fraction(key: str, value: float) -> None:
@@ -20,8 +26,13 @@ def _warmup(fraction: float, warmup_frac: float) -> float:
     return min(1.0, fraction / warmup_frac) if warmup_frac else 1.0
 
 
-def _decay(progress: float, shape: str, final_frac: float) -> float:
-    """From 1 at progress 0 to ``final_frac`` at progress 1."""
+def check_shape(key: str, shape: str) -> None:
+    """Refuse a shape that ``decay`` does not know."""
+    check(shape in DECAY_SHAPES, key, shape, f"must be one of {', '.join(DECAY_SHAPES)}")
+
+
+def decay(progress: float, shape: str, final_frac: float) -> float:
+    """From 1 at progress 0 to ``final_frac`` at progress 1; ``sqrt`` is 1 - sqrt(progress)."""
     fallen = {
         "sqrt": math.sqrt(progress),
         "linear": progress,
@@ -57,18 +68,13 @@ class WSD:
             self.decay_frac,
             f"with schedule.warmup_frac={self.warmup_frac} must not exceed 1",
         )
-        check(
-            self.decay_shape in DECAY_SHAPES,
-            "schedule.decay_shape",
-            self.decay_shape,
-            f"must be one of {', '.join(DECAY_SHAPES)}",
-        )
+        check_shape("schedule.decay_shape", self.decay_shape)
 
     def __call__(self, fraction: float) -> float:
         if fraction <= 1 - self.decay_frac:
             return _warmup(fraction, self.warmup_frac)
-        progress = (fraction - (1 - self.decay_frac)) / self.decay_frac
-        return _decay(progress, self.decay_shape, self.final_frac)
+        progress = min(1.0, (fraction - (1 - self.decay_frac)) / self.decay_frac)
+        return decay(progress, self.decay_shape, self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,7 @@ class Falling:
         if fraction < self.warmup_frac:
             return _warmup(fraction, self.warmup_frac)
         progress = (fraction - self.warmup_frac) / max(1 - self.warmup_frac, 1e-12)
-        return _decay(progress, self.shape, self.final_frac)
+        return decay(progress, self.shape, self.final_frac)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,21 @@ class Linear(Falling):
     """Warm up, then a straight line down to ``final_frac``."""
 
     shape: ClassVar[str] = "linear"
+    version: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sqrt(Falling):
+    """Warm up, then 1 - sqrt of what is done: the shape of a good cooldown, over all of training.
+
+    As the cooldown of a run that first holds its rate it is ``schedule=wsd`` with ``decay_shape``
+    sqrt; this is that shape without the part that holds.
+
+    Source:
+        Hagele et al. 2024, arXiv:2405.18392, section 3 (1-sqrt cooldown).
+    """
+
+    shape: ClassVar[str] = "sqrt"
     version: ClassVar[int] = 1
 
 

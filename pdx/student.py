@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+Heat = float | Tensor  # one temperature, or one for each position, [C, 1]
+
 
 class Student:
     """A chunk of student logits, in float32 or better; gradients flow by autograd.
@@ -15,20 +17,25 @@ class Student:
         self.vocab_size: int = logits_CV.shape[-1]
         self.dtype = self.logits_CV.dtype
 
-    def at(self, ids_CK: Tensor, keep_CK: Tensor, temperature: float) -> Tensor:
+    def at(self, ids_CK: Tensor, keep_CK: Tensor, temperature: Heat) -> Tensor:
         """Tempered logits at the kept ids; where ``keep_CK`` is False they mean nothing."""
-        return self.logits_CV.gather(-1, _kept(ids_CK, keep_CK)) / temperature
+        return self.logits_CV.gather(-1, kept_ids(ids_CK, keep_CK)) / temperature
 
-    def rest(self, ids_CK: Tensor, keep_CK: Tensor, temperature: float) -> Tensor:
+    def rest(self, ids_CK: Tensor, keep_CK: Tensor, temperature: Heat) -> Tensor:
         """Logsumexp of all other tempered logits, [C]; minus infinity where there are none."""
         tempered_CV = self.logits_CV / temperature
-        return tempered_CV.scatter(-1, _kept(ids_CK, keep_CK), -torch.inf).logsumexp(-1)
+        return tempered_CV.scatter(-1, kept_ids(ids_CK, keep_CK), -torch.inf).logsumexp(-1)
 
-    def logits(self, temperature: float) -> Tensor:
+    def deviation(self) -> Tensor:
+        """Standard deviation of the logits over the vocabulary, [C]: a number to the gradient."""
+        logits_CV = self.logits_CV.detach()
+        return (logits_CV - logits_CV.mean(-1, keepdim=True)).square().mean(-1).sqrt()
+
+    def logits(self, temperature: Heat) -> Tensor:
         """All tempered logits, [C, V]."""
         return self.logits_CV / temperature
 
-    def logprobs(self, temperature: float) -> Tensor:
+    def logprobs(self, temperature: Heat) -> Tensor:
         """Log-softmax of all tempered logits, [C, V]."""
         return (self.logits_CV / temperature).log_softmax(-1)
 
@@ -50,26 +57,27 @@ class Chunk(Student):
         self._targets_C1 = targets_C[:, None]
         self._target_C = self.logits_CV.gather(-1, self._targets_C1)[:, 0]
         self._leaves: dict[str, Tensor] = {}
-        self._temperature = 1.0
+        self._temperature: Heat = 1.0
         self._ids_CK: Tensor | None = None
         self._keep_CK: Tensor | None = None
         self._rest_CV: Tensor | None = None  # softmax of what is not kept, at _temperature
 
-    def at(self, ids_CK: Tensor, keep_CK: Tensor, temperature: float) -> Tensor:
+    def at(self, ids_CK: Tensor, keep_CK: Tensor, temperature: Heat) -> Tensor:
         kept_CK = self._cut(ids_CK, keep_CK)
-        return kept_CK if temperature == 1.0 else kept_CK / temperature
+        return kept_CK if _is_one(temperature) else kept_CK / temperature
 
-    def rest(self, ids_CK: Tensor, keep_CK: Tensor, temperature: float) -> Tensor:
+    def rest(self, ids_CK: Tensor, keep_CK: Tensor, temperature: Heat) -> Tensor:
         self._cut(ids_CK, keep_CK)
         assert "rest" not in self._leaves, "a signal asks once"
         self._temperature = temperature
-        self._rest_CV = self.logits_CV if temperature == 1.0 else self.logits_CV / temperature
+        cold = _is_one(temperature)
+        self._rest_CV = self.logits_CV if cold else self.logits_CV / temperature
         return self._leaf("rest", self._softmax_(self._rest_CV))
 
-    def logits(self, temperature: float) -> Tensor:
+    def logits(self, temperature: Heat) -> Tensor:
         return self._leaf("logits", self.logits_CV.detach()) / temperature
 
-    def logprobs(self, temperature: float) -> Tensor:
+    def logprobs(self, temperature: Heat) -> Tensor:
         self._temperature = temperature
         return self._leaf("logprobs", (self.logits_CV.detach() / temperature).log_softmax(-1))
 
@@ -91,13 +99,13 @@ class Chunk(Student):
         """Through the log-softmax: grad - softmax * sum(grad), and the cross-entropy's share."""
         logprobs_CV, heat = self._leaves["logprobs"].detach(), self._temperature
         share_C = grad_CV.sum(-1)
-        if heat == 1.0:  # the same softmax serves both
+        if _is_one(heat):  # the same softmax serves both
             ce_C = -logprobs_CV.gather(-1, self._targets_C1)[:, 0]
             out_CV = logprobs_CV.exp_().mul_((ce_weight_C - share_C)[:, None]).add_(grad_CV)
         else:
             ce_C = self._softmax_(self.logits_CV) - self._target_C
-            out_CV = self.logits_CV.mul_(ce_weight_C[:, None]).add_(grad_CV, alpha=1 / heat)
-            out_CV.addcmul_(logprobs_CV.exp_(), (share_C / -heat)[:, None])
+            out_CV = self.logits_CV.mul_(ce_weight_C[:, None]).add_(grad_CV / heat)
+            out_CV.addcmul_(logprobs_CV.exp_(), share_C[:, None] / -heat)
         out_CV.scatter_add_(-1, self._targets_C1, -ce_weight_C[:, None])
         return ce_C, out_CV
 
@@ -121,7 +129,7 @@ class Chunk(Student):
         out_CV.mul_(weight_C[:, None])
         if "rest" in grads and self._rest_CV is not out_CV:
             assert self._rest_CV is not None
-            out_CV.addcmul_(self._rest_CV, (grads["rest"] / heat)[:, None])
+            out_CV.addcmul_(self._rest_CV, grads["rest"][:, None] / heat)
         if "logits" in grads:
             out_CV.add_(grads["logits"])
         if share_CS is not None:
@@ -137,7 +145,7 @@ class Chunk(Student):
     def _cut(self, ids_CK: Tensor, keep_CK: Tensor) -> Tensor:
         """The logits at the kept tokens; among the others these no longer are."""
         if self._ids_CK is None:
-            self._ids_CK, self._keep_CK = _kept(ids_CK, keep_CK), keep_CK
+            self._ids_CK, self._keep_CK = kept_ids(ids_CK, keep_CK), keep_CK
             self._leaf("kept", self.logits_CV.gather(-1, self._ids_CK))
             self.logits_CV.scatter_(-1, self._ids_CK, -torch.inf)
         return self._leaves["kept"]
@@ -154,11 +162,20 @@ class Chunk(Student):
         return lse_C if nothing_C is None else lse_C.masked_fill(nothing_C, -torch.inf)
 
 
+def column(heat: float | Tensor) -> Heat:
+    """A temperature, or those of positions [N] as [N, 1]."""
+    return heat[:, None] if isinstance(heat, Tensor) else heat
+
+
+def _is_one(heat: Heat) -> bool:
+    return not isinstance(heat, Tensor) and heat == 1.0
+
+
 def upcast(logits: Tensor) -> Tensor:
     """Half precision is no place for a softmax; float64 (the tests' oracle) is left alone."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _kept(ids_CK: Tensor, keep_CK: Tensor) -> Tensor:
+def kept_ids(ids_CK: Tensor, keep_CK: Tensor) -> Tensor:
     """A dropped entry must not hide its id from the rest: let it point at one that is kept."""
     return torch.where(keep_CK, ids_CK, ids_CK[:, :1])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pdx.errors import Diverged
 from pdx.ranks import Ranks
+from pdx.reduce import Sums
 
 SUMMED = ("loss", "ce", "kd", "bad")
 
@@ -31,11 +32,11 @@ class Tally:
             tally.sums = {name: saved[name].to(ranks.device) for name in SUMMED}
         return tally
 
-    def add(self, ce: Tensor, kd: Tensor, kd_weight: float) -> None:
+    def add(self, sums: Sums) -> None:
         """One micro-batch of this rank."""
-        self.sums["ce"] += ce
-        self.sums["kd"] += kd
-        self.sums["loss"] += (1 - kd_weight) * ce + kd_weight * kd
+        self.sums["ce"] += sums.ce
+        self.sums["kd"] += sums.kd
+        self.sums["loss"] += sums.loss
 
     def add_step(self, num_valid: int, grad_norm: Tensor) -> None:
         """One step of all ranks."""
@@ -61,7 +62,10 @@ def raise_if_diverged(step: int, sums: dict[str, Any]) -> None:
 def training_metrics(
     sums: dict[str, Any], seconds: float, num_tokens: int, needs_teacher: bool
 ) -> dict[str, float]:
-    """Means over valid tokens since the last report, in nats; ``seconds`` of training so far."""
+    """Means over valid tokens since the last report, in nats; ``seconds`` of training so far.
+
+    So is ``train/kd_loss``: positions at which the teacher is silent count 0.
+    """
     num_valid = sums["num_valid"]
     metrics = {
         "tokens": float(num_tokens),

@@ -124,9 +124,11 @@ class Trained:
             eval_teacher=NoTeacher(),
             student=self.model,
             signal=run.signal,
+            temperature=run.temperature,
             store=NoStore(),
             loss=NoDistillation(),
             mix=run.mix,
+            routing=run.routing,
             schedule=WSD(
                 warmup_frac=self.warmup_frac,
                 decay_frac=self.decay_frac,

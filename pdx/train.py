@@ -12,6 +12,7 @@ from pdx.checkpoint import Keeper
 from pdx.models import hidden_states
 from pdx.ranks import Ranks
 from pdx.reduce import backward
+from pdx.signal import Lesson
 from pdx.spread import Replica, clip_gradients
 from pdx.tally import Tally, raise_if_diverged, training_metrics
 
@@ -145,17 +146,19 @@ def train(
         for batch in micro_batches:
             with feed.autocast():
                 hidden_BLD = forward(student, batch.tokens_BL, batch.document_BL)
-                ce, kd = backward(
+                lesson = feed.lesson(batch, fraction) if kd_weight > 0 else Lesson(None, None)
+                sums = backward(
                     hidden_BLD,
                     head,
                     batch.targets_BL,
                     batch.mask_BL,
-                    feed.signal(batch) if kd_weight > 0 else None,
+                    lesson.signal,
                     run.loss,
                     kd_weight,
                     num_valid,
+                    taught_BL=lesson.taught_BL,
                 )
-            tally.add(ce, kd, kd_weight)
+            tally.add(sums)
         spread.add_gradients()
         grad_norm = clip_gradients(student, run.optim.clip_norm)
         tally.add_step(num_valid, grad_norm)

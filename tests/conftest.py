@@ -39,7 +39,7 @@ TINY = [
 
 
 OTHERS = {"data=files", "teacher=pretrained", "teacher=none", "store=none", "signal=full"}
-OTHERS |= {"signal=sampled"}
+OTHERS |= {"signal=sampled", "signal=topp"}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -41,6 +41,13 @@ GIVEN = {
     "store/sampled": ["signal=sampled"],
     "signal/head_sampled": ["store=head_sampled"],
     "store/head_sampled": ["signal=head_sampled"],
+    "signal/topp": ["store=none"],
+    "loss/tail_aware": ["signal=full"],
+    "loss/masked_mse": ["signal=full"],
+    "temperature/by_entropy": ["signal.tail=renormalize"],
+    "temperature/by_deviation": ["signal.tail=support"],
+    "temperature/scheduled": ["signal.tail=renormalize"],
+    "temperature/normkd": ["signal.tail=decoupled"],
 }
 
 
@@ -167,8 +174,8 @@ def test_the_config_surface_is_golden():
         (["env.outputs=/proc/nope"], r"env.outputs=/proc/nope: nothing can be written there \("),
         (["env.outputs=/dev/null"], r"env.outputs=/dev/null: nothing can be written there \(Not a"),
         (
-            ["signal.temper_student=perhaps"],
-            r"signal.temper_student=perhaps: must be true or false.$",
+            ["temperature.temper_student=perhaps"],
+            r"temperature.temper_student=perhaps: must be true or false.$",
         ),
         (["optim.peak_lr=0"], r"optim.peak_lr=0.0: must be > 0."),
         (["optim.peak_lr=nan"], r"optim.peak_lr=nan: must be > 0."),
@@ -198,8 +205,28 @@ def test_the_config_surface_is_golden():
             r"use signal.top_k=1024 or less.$",
         ),
         (
-            ["signal.temperature=3.0"],
-            r"signal.temperature=3.0: tail=bucket needs the rest mass at this temperature",
+            ["temperature.value=3.0"],
+            r"temperature.value=3.0: tail=bucket needs the rest mass at this temperature",
+        ),
+        (
+            ["signal=full", "+signal.tail=bucket"],
+            r"signal.tail: signal=full cuts nothing off, so there is no tail; use signal=topk",
+        ),
+        (
+            ["signal=sampled", "store=sampled", "+signal.top_p=0.9"],
+            r"signal.top_p: draws know the mass of no other token; use signal=topp or .*store=topk",
+        ),
+        (
+            ["loss=tail_aware"],
+            r"signal=topk: TailAwareKL reads the teacher at every token, which no .*signal=full",
+        ),
+        *(
+            (
+                [f"loss={loss}", f"signal.tail={tail}"],
+                rf"signal.tail={tail}: \w+ compares distributions that must both sum to one on the",
+            )
+            for loss in ("reverse_kl", "jsd", "skewed_forward_kl", "total_variation", "mse_probs")
+            for tail in ("renormalize", "drop", "to_label")
         ),
         (["env.device=tpu"], r"env.device=tpu: must be auto, cpu or cuda."),
         (
@@ -223,8 +250,6 @@ GOOD = {
     "_target_": "pdx.signals.topk.TopK",
     "top_k": 5,
     "tail": "bucket",
-    "temperature": 1.0,
-    "temper_student": False,
 }
 
 
@@ -232,9 +257,8 @@ GOOD = {
     ("changes", "message"),
     [
         (
-            {"temprature": 2.0},
-            r"signal.temprature: unknown field of TopK. Did you mean 'temperature'\? "
-            r"Known: tail, temper_student, temperature, top_k.$",
+            {"topk": 2},
+            r"signal.topk: unknown field of TopK. Did you mean 'top_k'\? Known: tail, top_k.$",
         ),
         ({"xyz": 2.0}, r"signal.xyz: unknown field of TopK. Known: tail, "),
         ({"tail": None}, r"signal.tail=null: must be text.$"),
@@ -308,7 +332,11 @@ class SaysNothing:
     ("axis", "lacking"),
     [
         ("mix", "version"),
-        ("loss", "version, needs_teacher, needs_closed_signal, needs_logits, is_divergence"),
+        (
+            "loss",
+            "version, needs_teacher, needs_closed_signal, needs_full_signal, needs_logits, "
+            "is_divergence, is_shift_invariant",
+        ),
     ],
 )
 def test_a_class_must_say_what_pdx_asks(axis: str, lacking: str):
@@ -323,8 +351,10 @@ class NeedsBoth:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = True
+    needs_full_signal: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
+    is_shift_invariant: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
 
@@ -382,7 +412,7 @@ def run_id(tiny: Tiny, *overrides: str) -> str:
 def test_identity_is_every_field_of_what_is_read(tiny: Tiny):
     for loss, more in (
         ("none", set()),
-        ("forward_kl", {"signal", "mix", "teacher", "store_precision"}),
+        ("forward_kl", {"signal", "temperature", "mix", "routing", "teacher", "store_precision"}),
     ):
         run, _ = tiny(f"loss={loss}")
         assert {*run.identity} == SHARED | more
@@ -400,8 +430,9 @@ def test_controls_are_shared_by_all_that_they_do_not_read(tiny: Tiny):
     changes = [
         "signal.top_k=3",
         "signal=full",
-        "signal.temperature=7.0",
+        "temperature.value=7.0",
         "mix.kd_weight=0.1",
+        "routing=high_entropy",
         "store=none",
     ]
     changes += [
@@ -431,12 +462,14 @@ def test_distilled_runs_are_told_apart_by_what_they_read(tiny: Tiny):
         "signal.top_k=3",
         "signal=full",
         "signal=topp_topk",
-        "signal.temperature=2.0",
+        "temperature.value=2.0",
         "signal.tail=renormalize",
     ]
     changes += [
-        "signal.temper_student=true",
+        "temperature.temper_student=true",
         "mix.kd_weight=0.1",
+        "mix=wsd",
+        "routing=high_entropy",
         "teacher.seed=9",
         "loss=soft_ce",
         "loss=mse",
@@ -469,7 +502,7 @@ def test_same_as_evaluation_teacher_is_the_runs_own(tiny: Tiny):
 
 
 @pytest.mark.parametrize(
-    "axis", ["student", "signal", "loss", "mix", "schedule", "optim", "train", "eval", "data"]
+    "axis", sorted({f.name for f in fields(Run)} - {"teacher", "eval_teacher", "store"})
 )
 def test_a_components_version_is_in_the_hash(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, axis: str

@@ -151,7 +151,12 @@ def test_weights_sum_to_one_and_the_student_keeps_its_softmax(of: str):
     teacher_NV, student_NV = logits(7, 50, 60), logits(8, 50, 60)
     sparse = word(DRAWN[of], teacher_NV).chunk(0, 50)
     teacher_NS, student_NS = sparse.align(student_NV)
-    torch.testing.assert_close(teacher_NS.exp().sum(-1), torch.ones(50))
+    total_N = teacher_NS.exp().sum(-1)
+    if getattr(DRAWN[of].signal, "proposal_power", 1.0) == 1.0:
+        torch.testing.assert_close(total_N, torch.ones(50))
+    else:  # on average only: weights of other proposals than the teacher
+        assert abs(float(total_N.mean()) - 1) < 4 * float(total_N.std()) / 50**0.5
+        assert float(total_N.std()) > 0.01
     kept_NS = teacher_NS > NOTHING / 2
     wanted_NS = student_NV.log_softmax(-1).gather(-1, sparse.ids_NK)
     torch.testing.assert_close(student_NS[kept_NS], wanted_NS[kept_NS], rtol=1e-5, atol=1e-5)
@@ -184,7 +189,7 @@ def test_head_tokens_weigh_what_they_are_and_drawn_ones_share_the_rest():
 def test_a_chunk_draws_for_its_own_positions(of: str, start: int, stop: int):
     teacher_NV, student_NV = logits(13), logits(14)
     for offset_N in (None, torch.tensor([9, 4, 77, 1000, 3, 12])):
-        whole = DRAWN[of].live(teacher_NV, lambda hidden: hidden, offset_N)
+        whole = word(DRAWN[of], teacher_NV, offset_N)
         rows = whole.chunk(0, 6)
         for part in (whole.chunk(start, stop), rows.chunk(start, stop)):
             loss = [
@@ -192,3 +197,39 @@ def test_a_chunk_draws_for_its_own_positions(of: str, start: int, stop: int):
                 for t, s in (part.align(student_NV[start:stop]), rows.align(student_NV))
             ]
             torch.testing.assert_close(loss[0], loss[1][start:stop], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.8, 1.2])
+def test_counts_are_of_the_proposal_and_weights_put_them_right(power: float):
+    """chi-square of the counts against q ~ p^power, and the mean weight of a token against p."""
+    logits_V, num = logits(15, 1, 30, scale=1.0)[0], 4000
+    signal = component("signal", "sampled", proposal_power=power, num_draws=20)
+    sparse = word(signal, logits_V.expand(num, -1)).chunk(0, num)
+    drawn = draw(power * logits_V.expand(num, -1), torch.arange(num), 20, signal.seed)
+    seen_V = torch.bincount(drawn.reshape(-1), minlength=30)
+    expected_V = (power * logits_V).double().softmax(-1) * num * 20
+    assert float(((seen_V - expected_V) ** 2 / expected_V).sum()) < 62  # 29 degrees: p = 3e-4
+    teacher_NS, _ = sparse.align(logits_V.expand(num, -1))
+    weights_NS = teacher_NS.double().exp()
+    mean_V = (
+        torch.zeros(30)
+        .double()
+        .index_add_(0, sparse.ids_NK.reshape(-1), weights_NS.reshape(-1) / num)
+    )
+    probs_V = logits_V.double().softmax(-1)
+    error_V = (probs_V**2 / (expected_V / num / 20) / num / 20).sqrt()
+    assert (abs(mean_V - probs_V) < 4.5 * error_V).all()
+
+
+def test_powers_near_one_have_the_least_variance():
+    teacher_V, student_V = logits(5, 1, 60)[0], logits(6, 1, 60)[0]
+    variance = {
+        power: mean_gradient(
+            component("signal", "sampled", proposal_power=power, num_draws=20),
+            teacher_V,
+            student_V,
+            2000,
+        )[1]
+        for power in (0.3, 1.0, 2.0)
+    }
+    assert variance[1.0] < min(variance[0.3], variance[2.0])

@@ -13,7 +13,7 @@ from pdx.env import Env
 from pdx.errors import StoreError
 from pdx.feed import Feed, MicroBatch
 from pdx.prepare import Shared
-from pdx.signal import Rows
+from pdx.signal import Facts, Rows
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., tuple[Run, Env]]
@@ -32,7 +32,7 @@ class FakeStore:
         if bad := self.broken & set(index_B.tolist()):
             raise StoreError(f"window {bad}: was altered.")
         flat = torch.from_numpy(ids[:, 1:].reshape(-1, 1))
-        return Rows(flat, flat.float(), {1.0: flat[:, 0].float()})
+        return Rows(flat, flat.float(), Facts({1.0: flat[:, 0].float()}))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def feed_of(made: tuple[Run, Shared], store: Any, read_ahead: int | None = None)
 def same(ours: list[MicroBatch], theirs: list[MicroBatch]) -> bool:
     def flat(batch: MicroBatch) -> list[Any]:
         parts = [torch.from_numpy(batch.index_B), *batch[1:4], torch.tensor(batch.num_valid)]
-        return parts if batch.rows is None else [*parts, batch.rows.ids_NK, batch.rows.lse[1.0]]
+        return (
+            parts if batch.rows is None else [*parts, batch.rows.ids_NK, batch.rows.facts.lse[1.0]]
+        )
 
     pairs = [(flat(a), flat(b)) for a, b in zip(ours, theirs, strict=True)]
     return all(

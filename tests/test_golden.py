@@ -23,7 +23,7 @@ RUNS = {
         "loss=soft_ce",
         "signal=topp_topk",
         "signal.top_k=8",
-        "signal.temperature=2.0",
+        "temperature.value=2.0",
     ],
     "mse, full": ["loss=mse", "signal=full"],
 }

@@ -35,6 +35,10 @@ KNOWN: dict[str, tuple[dict[str, float | str], dict[float, float]]] = {
         },
     ),
     "linear": ({"warmup_frac": 0.2, "final_frac": 0.5}, {0.1: 0.5, 0.2: 1.0, 0.6: 0.75, 1.0: 0.5}),
+    "sqrt": (
+        {"warmup_frac": 0.2, "final_frac": 0.1},
+        {0.1: 0.5, 0.2: 1.0, 0.4: 0.55, 0.65: 1 - 0.9 * 0.75, 1.0: 0.1},
+    ),
     "constant": ({"warmup_frac": 0.2}, {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.5: 1.0, 1.0: 1.0}),
 }
 # Of WSD that decays over the last 40% to 0.2.
@@ -110,15 +114,69 @@ def test_values_out_of_range(name: str, changes: dict[str, object], message: str
         component("schedule", name, **changes)
 
 
+# As for schedules; every file of conf/mix must be here.
+WSD_FIELDS = {"warmup_frac": 0.2, "decay_frac": 0.4, "decay_shape": "linear", "final_frac": 0.5}
+KNOWN_MIX: dict[str, tuple[dict[str, float | str], dict[float, float]]] = {
+    "constant": ({"kd_weight": 0.3}, {0.0: 0.3, 0.5: 0.3, 1.0: 0.3}),
+    "linear_up": ({}, {0.0: 0.0, 0.25: 0.25, 1.0: 1.0}),
+    "linear_down": ({"end": 0.2}, {0.0: 1.0, 0.25: 0.8, 1.0: 0.2}),
+    "period": (
+        {"high": 0.9, "low": 0.1, "high_frac": 0.25, "num_periods": 2},
+        {0.0: 0.9, 0.12: 0.9, 0.13: 0.1, 0.49: 0.1, 0.51: 0.9, 0.7: 0.1},
+    ),
+    "wsd": (
+        {"kd_weight": 0.8, **WSD_FIELDS},
+        {0.0: 0.0, 0.1: 0.4, 0.2: 0.8, 0.6: 0.8, 0.8: 0.6, 1.0: 0.4},
+    ),
+    "one_minus_wsd": (
+        {"kd_weight": 0.8, **WSD_FIELDS},
+        {0.0: 1.0, 0.1: 0.6, 0.2: 0.2, 0.6: 0.2, 0.8: 0.4, 1.0: 0.6},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", values("mix"))
+def test_known_mixtures(name: str):
+    if name not in KNOWN_MIX:
+        pytest.fail(f"add values by hand for {name} to KNOWN_MIX (tests/test_schedule.py)")
+    changes, wanted = KNOWN_MIX[name]
+    mix = component("mix", name, **changes)
+    for fraction, value in wanted.items():
+        assert mix(fraction) == pytest.approx(value, abs=1e-12), fraction
+
+
 @pytest.mark.parametrize("name", values("mix"))
 def test_mixtures_are_weights(name: str):
     mix = component("mix", name)
     assert all(0 <= mix(i / 100) <= 1 for i in range(101))
 
 
-def test_constant_mix():
-    mix = component("mix", "constant", kd_weight=0.3)
-    assert [mix(f) for f in (0.0, 0.5, 1.0)] == [0.3] * 3
-    for wrong in (-0.1, 1.1):
-        with pytest.raises(ConfigError, match=rf"mix.kd_weight={wrong}: must lie in \[0, 1\]."):
-            component("mix", "constant", kd_weight=wrong)
+def test_a_mixture_that_follows_the_schedule_is_the_schedules_curve():
+    """One type: the best run of arXiv:2410.16215 moves both by one shape."""
+    fields = {"warmup_frac": 0.1, "decay_frac": 0.3, "decay_shape": "sqrt", "final_frac": 0.2}
+    schedule = component("schedule", "wsd", **fields)
+    mix = component("mix", "wsd", kd_weight=0.9, **fields)
+    other = component("mix", "one_minus_wsd", kd_weight=0.9, **fields)
+    for i in range(101):
+        assert mix(i / 100) == pytest.approx(0.9 * schedule(i / 100), abs=1e-15)
+        assert mix(i / 100) + other(i / 100) == pytest.approx(1.0, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("constant", {"kd_weight": -0.1}, r"mix.kd_weight=-0.1: must lie in \[0, 1\]."),
+        ("constant", {"kd_weight": 1.1}, r"mix.kd_weight=1.1: must lie in \[0, 1\]."),
+        ("linear_up", {"end": 1.1}, r"mix.end=1.1: must lie in \[0, 1\]."),
+        ("linear_up", {"end": 0.0}, r"mix.end=0.0: must differ from mix.start; use mix=constant"),
+        ("period", {"high_frac": 1.0}, r"mix.high_frac=1.0: must lie strictly between 0 and 1."),
+        ("period", {"num_periods": 0}, r"mix.num_periods=0: must be at least 1."),
+        ("period", {"low": -1.0}, r"mix.low=-1.0: must lie in \[0, 1\]."),
+        ("wsd", {"kd_weight": 2.0}, r"mix.kd_weight=2.0: must lie in \[0, 1\]."),
+        ("wsd", {"decay_frac": 0.95}, r"mix.decay_frac=0.95: with mix.warmup_frac=0.1 must not"),
+        ("one_minus_wsd", {"decay_shape": "log"}, r"mix.decay_shape=log: must be one of sqrt"),
+    ],
+)
+def test_mixtures_out_of_range(name: str, changes: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        component("mix", name, **changes)

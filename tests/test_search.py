@@ -66,7 +66,7 @@ OVERRIDES = [
     ["student=s30k", "optim.peak_lr=0.01", "train.seed=3"],
     ["loss=none", "teacher@eval_teacher=none"],
     ["schedule=cosine", "mix.kd_weight=0.5"],
-    ["store.temperatures=[1.0,2.0]", "signal.temperature=2.0"],
+    ["store.temperatures=[1.0,2.0]", "temperature.value=2.0"],
     ["+data.extra=3"],
     ["env.packages=[a,b]", "env.tracking_uri=null"],
 ]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numerics import component, logits, taught
+from numerics import TAILS, Said, component, context, logits, taught, word
 
 from pdx.config import Run, config_of
 from pdx.env import Env
@@ -104,8 +104,8 @@ def test_rows_equal_a_direct_computation(shared: Shared, exact: torch.Tensor):
     )
     mass, wanted_mass = rows.logits_NK.logsumexp(-1), top.values.logsumexp(-1)
     torch.testing.assert_close(mass, wanted_mass, **near)  # what is kept weighs what it weighed
-    assert sorted(rows.lse) == [0.5, 1.0, 2.0]
-    for heat, lse_N in rows.lse.items():
+    assert sorted(rows.facts.lse) == [0.5, 1.0, 2.0]
+    for heat, lse_N in rows.facts.lse.items():
         wanted_N = (wanted_NV / heat).logsumexp(-1)
         torch.testing.assert_close(
             lse_N, wanted_N, rtol=0, atol=LOGIT_STEP / heat, check_dtype=False
@@ -150,37 +150,45 @@ def test_what_lies_on_the_disk_is_as_large_as_predicted(shared: Shared):
 
 
 @pytest.mark.parametrize(
-    ("value", "changes"),
-    [
-        ("topk", {"top_k": k, "tail": "bucket", "temperature": t})
-        for k in (1, 3, 6)
-        for t in (0.5, 1.0, 2.0)
-    ]
-    + [("topk", {"top_k": 4, "tail": "renormalize", "temperature": 3.7})]
+    ("value", "changes", "heat", "both"),
+    [("topk", {"top_k": k, "tail": "bucket"}, t, False) for k in (1, 3, 6) for t in (0.5, 1.0, 2.0)]
+    + [("topk", {"top_k": 4, "tail": t}, 3.7, False) for t in ("renormalize", "support")]
+    + [("topk", {"top_k": 4, "tail": "decoupled"}, 3.7, True)]
     + [
-        ("topp_topk", {"top_k": 5, "top_p": p, "tail": t})
+        ("topp_topk", {"top_k": 5, "top_p": p, "tail": t}, 1.0, False)
         for p in (0.3, 0.9)
-        for t in ("bucket", "renormalize")
+        for t in TAILS
     ],
 )
 def test_smaller_k_any_p_and_declared_temperatures_are_served_exactly(
-    shared: Shared, exact: torch.Tensor, value: str, changes: dict[str, Any]
+    shared: Shared,
+    exact: torch.Tensor,
+    value: str,
+    changes: dict[str, Any],
+    heat: float,
+    both: bool,
 ):
     """The store's word and that of the teacher's full logits, through the same signal."""
-    sparse = component("signal", value, **changes)
-    shared.run.store.check_serves(sparse)
-    stored = sparse.sparse(read(shared, shared.store_dir, 3, 400))
-    live = sparse.live(exact[[3, 400]].reshape(-1, 32).float(), lambda hidden: hidden)
+    warm = component("temperature", "constant", value=heat, temper_student=both)
+    sparse = Said(component("signal", value, **changes), warm)
+    shared.run.store.check_serves(sparse.signal, warm)
+    live = word(sparse, exact[[3, 400]].reshape(-1, 32).float())
+    asked = context(sparse, 128, 32)
+    stored = sparse.sparse(read(shared, shared.store_dir, 3, 400), asked)
     student_NV = logits(0, 128, 32)
     assert torch.equal(stored.keep_NK, live.chunk(0, 128).keep_NK)
     teacher, student = stored.align(student_NV), live.align(student_NV)
     torch.testing.assert_close(teacher[1], student[1], rtol=1e-4, atol=2e-5)
     # Logits are within a step; what they lose is of second order.
     exact_NS, found_NS = student[0].double(), teacher[0].double()
-    step = LOGIT_STEP / sparse.temperature
-    gap_NK = (found_NS - exact_NS)[:, : sparse.top_k][stored.keep_NK]
-    assert gap_NK.abs().max() <= (1 if sparse.tail == "bucket" else 2) * step
+    step = LOGIT_STEP / heat
+    if sparse.tail != "smooth":  # whose support is the vocabulary, in its own order
+        gap_NK = (found_NS - exact_NS)[:, : stored.keep_NK.shape[1]][stored.keep_NK]
+        exactly = sparse.tail in ("bucket", "drop", "to_label")
+        assert gap_NK.abs().max() <= (1 if exactly else 2) * step
     kl = (exact_NS.exp() * (exact_NS - found_NS)).sum(-1)
+    if sparse.tail == "drop":
+        return  # whose words do not sum to one
     assert kl.max() < step**2 / 2 and kl.mean() < step**2 / 8
 
 
@@ -221,8 +229,8 @@ def test_live_teacher_and_store_train_the_same_student(
             r"use signal.top_k <= 6, or capture with store.top_k=7.",
         ),
         (
-            {"signal.temperature": 3.0, "signal.tail": "bucket"},
-            r"signal.temperature=3.0: tail=bucket needs the rest mass at this temperature, and the "
+            {"temperature.value": 3.0, "signal.tail": "bucket"},
+            r"temperature.value=3.0: tail=bucket needs the rest mass at this temperature, and the "
             r"store declares \[0.5, 1.0, 2.0\]; use one of these, signal.tail=renormalize, or "
             r"capture with store.temperatures=\[0.5, 1.0, 2.0, 3.0\].",
         ),
@@ -244,7 +252,7 @@ def test_what_cannot_be_served_is_refused_before_anything_runs(
 
 
 def test_renormalize_is_served_at_any_temperature(tiny: Tiny):
-    tiny(*SETTINGS, "signal.temperature=3.0", "signal.tail=renormalize")
+    tiny(*SETTINGS, "temperature.value=3.0", "signal.tail=renormalize")
 
 
 def test_a_run_without_a_teacher_asks_nothing_of_the_store(tiny: Tiny):
@@ -570,7 +578,8 @@ def test_documents_do_not_see_each_other_on_the_whole_road(tiny: Tiny, tmp_path:
 # ---- other kinds -----------------------------------------------------------------------------
 
 KINDS = {
-    "topp": ["store.top_p=0.8", "signal=topp_topk", "signal.top_p=0.7", "signal.top_k=6"],
+    "topp": ["store.top_k=null", "store.top_p=0.8", "signal=topp", "signal.top_p=0.7"],
+    "topp_topk": ["store.top_p=0.8", "signal=topp_topk", "signal.top_p=0.7", "signal.top_k=6"],
     "sampled": ["store=sampled", "signal=sampled", "store.num_draws=20", "signal.num_draws=7"],
     "head_sampled": [
         *("store=head_sampled", "store.top_k=4", "store.num_draws=9"),
@@ -594,11 +603,13 @@ def test_every_kind_says_what_a_live_teacher_says(
     rows = store.rows(index_B, run.train_windows.ids(index_B), signal.num_draws)
     offset_N = torch.from_numpy(index_B)[:, None] * 64 + torch.arange(64)
     logits_NV = exact[index_B].reshape(-1, 32).float()
-    live = signal.live(logits_NV, lambda hidden: hidden, offset_N.reshape(-1))
+    said = Said(signal, run.run.temperature)
+    live = word(said, logits_NV, offset_N.reshape(-1))
+    stored = signal.sparse(rows, context(said, 128, 32))
     student_NV = logits(0, 128, 32)
     losses = [
         (teacher_NS.exp() * (teacher_NS - student_NS)).sum(-1)
-        for teacher_NS, student_NS in (s.align(student_NV) for s in (signal.sparse(rows), live))
+        for teacher_NS, student_NS in (s.align(student_NV) for s in (stored, live))
     ]
     near = 1e-4 if kind == "sampled" else 4 * LOGIT_STEP
     # A draw may fall on the next token where the sum of masses rounds otherwise: hardly ever.
@@ -638,7 +649,7 @@ def test_a_run_of_draws_is_the_same_run_live_and_stored(tiny_at: Tiny, outputs: 
     ("changes", "message"),
     [
         ("signal=sampled store=topk", r"reads sampled rows, and store=topk keeps .*store=sampled"),
-        ("signal=topk store=sampled", r"signal.top_k: the signal reads topk rows, .*store=topk"),
+        ("signal=topk store=sampled", r"signal=topk: reads topk rows, .*store=topk"),
         (
             "signal=sampled store=sampled store.num_draws=9",
             r"signal.num_draws=50: the store keeps store.num_draws=9 draws of each position; use "
@@ -661,6 +672,42 @@ def test_a_run_of_draws_is_the_same_run_live_and_stored(tiny_at: Tiny, outputs: 
         ("signal=sampled store=head_sampled", r"reads sampled rows, and store=head_sampled keeps"),
         ("signal=topk signal.top_k=9 store=head_sampled", r"signal.top_k=9: the store keeps"),
         ("signal=sampled store=sampled store.num_draws=0", r"store.num_draws=0: must be from 1 to"),
+        (
+            "signal=topp store=topk store.top_p=0.95",
+            r"signal=topp: .*store.top_k=64 .*capture with store=topk store.top_k=null store.top_p",
+        ),
+        (
+            "signal=topp store=topk store.top_k=null store.top_p=0.9",
+            r"signal.top_p=0.95: the store cuts its rows at store.top_p=0.9; .*store.top_p=0.95.",
+        ),
+        ("signal=topp store=sampled", r"signal=topp: reads topk rows, and store=sampled keeps"),
+        ("store=topk store.top_k=null", r"store.top_k=None: must be at least 1, or null with a st"),
+        (
+            "signal=sampled store=sampled signal.proposal_power=0.8",
+            r"signal.proposal_power=0.8: a store holds draws from the teacher .*store=none.",
+        ),
+        (
+            "signal=sampled store=sampled temperature.value=2.0",
+            r"temperature: Constant tempers the teacher, and a signal of draws .*value=1.0",
+        ),
+        *(
+            (
+                f"signal=topk store=topk signal.tail={tail} temperature={heat}",
+                rf"signal.tail={tail}: needs the rest mass at the temperature of each position.*, "
+                r"which \w+ moves, .*signal.tail=renormalize, support or decoupled, or store=none.",
+            )
+            for tail in ("bucket", "drop", "to_label", "smooth")
+            for heat in ("by_entropy", "by_deviation", "normkd", "scheduled")
+        ),
+        (
+            "signal=topk store=topk signal.tail=renormalize temperature=wttm temperature.value=3.0",
+            r"temperature.value=3.0: WTTM needs the normaliser .*; use one of these, or capture "
+            r"with store.temperatures=\[0.5, 1.0, 2.0, 3.0, 5.0\].",
+        ),
+        (
+            "signal=topk store=topk signal.tail=decoupled temperature.value=2.0",
+            r"signal.tail=decoupled: tempers both sides .*set temperature.temper_student=true",
+        ),
         ("store=topk store.top_p=0.0", r"store.top_p=0.0: must lie in \(0, 1\]"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numerics import component, taught
+from numerics import Said, component, context, taught
 
 from pdx.config import Run, run_of
 from pdx.data.tokenizer import wrap
@@ -19,6 +19,7 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.execute import execute
 from pdx.frozen import freeze, load_model
 from pdx.prepare import Shared
+from pdx.signal import LiveSignal, SparseSignal
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.teacher import DATA_SPLITS, weights_digest
 
@@ -138,7 +139,11 @@ def test_half_precision_teacher(save: Callable[..., Path], given: Callable[..., 
     batch = shared.train_windows.batch(np.arange(2))
     hidden = teacher.hidden(batch)
     assert hidden.dtype == torch.bfloat16
-    sparse = shared.run.signal.live(hidden, teacher.logits).chunk(0, 128)
+    run = shared.run
+    asked = context(Said(run.signal, run.temperature), 128)
+    live = LiveSignal(hidden_ND=hidden, head=teacher.logits, signal=run.signal, context=asked)
+    sparse = live.chunk(0, 128)
+    assert isinstance(sparse, SparseSignal)
     assert sparse.logits_NK.dtype == torch.float32
     result = execute(shared.run, shared.env, quiet=True)
     assert math.isfinite(result["metrics"]["val/teacher_kl"])
@@ -167,7 +172,7 @@ def test_padded_vocabulary_is_refused_unless_it_is_masked(
         )
     # Minus infinity on the padding: a softmax over the tokenizer's 32 alone.
     assert int(rows.ids_NK.max()) == 31 and rows.ids_NK.shape[-1] == 32
-    torch.testing.assert_close(rows.lse[1.0], wanted.logsumexp(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rows.facts.lse[1.0], wanted.logsumexp(-1), rtol=1e-5, atol=1e-5)
     result = execute(shared.run, shared.env, quiet=True)
     assert math.isfinite(result["metrics"]["val/teacher_kl"])
 

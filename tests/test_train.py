@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numerics import component, taught
+from numerics import component, taught, word
 from torch import Tensor
 
 from pdx import checkpoint, train
@@ -25,6 +25,7 @@ from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.frozen import freeze, load_model
 from pdx.prepare import Shared
+from pdx.signal import Lesson
 from pdx.train import train as train_loop
 
 Tiny = Callable[..., tuple[Run, Env]]
@@ -63,6 +64,9 @@ class Forgetful(Keeper):
     def due(self) -> bool:
         return False
 
+    def save(self, state: dict[str, Any]) -> None:
+        raise AssertionError("asked for a checkpoint that is not due")
+
 
 # ---- the twin --------------------------------------------------------------------------------
 
@@ -70,7 +74,7 @@ class Forgetful(Keeper):
 def twin(run: Run, model: Any, raw: np.ndarray, teacher: Any = None) -> None:
     """The same training in plain PyTorch: one batch, whole logits, one mean, no chunks.
 
-    Full distillation at signal.temperature on both sides, as Hinton wrote it, or none.
+    Full distillation at temperature.value on both sides, as Hinton wrote it, or none.
     """
     length, size, optim = run.data.seq_len, run.train.batch_size, run.optim
     decayed = [p for n, p in model.named_parameters() if "norm" not in n]
@@ -86,7 +90,7 @@ def twin(run: Run, model: Any, raw: np.ndarray, teacher: Any = None) -> None:
     num_steps = run.train.num_tokens // (size * length)
     num_windows = (len(raw) - 1) // length
     weight = run.mix.kd_weight if teacher is not None else 0.0
-    heat = run.signal.temperature
+    heat = run.temperature.value
     for step in range(num_steps):
         order = window_order(
             num_windows, min(num_windows, num_steps * size), run.train.seed, step * size, size
@@ -149,8 +153,8 @@ def test_the_loop_is_its_hand_written_twin(
     ]
     settings += [
         "signal=full",
-        "signal.temperature=2.0",
-        "signal.temper_student=true",
+        "temperature.value=2.0",
+        "temperature.temper_student=true",
         "mix.kd_weight=0.6",
     ]
     run, env = tiny_at(outputs, *TEACHER, *TWIN, *settings)
@@ -194,9 +198,9 @@ class Uneven:
         cut = [slice(i, i + self.size) for i in range(0, 8, self.size)]
         return [Part(ids[c, :-1], ids[c, 1:], mask[c], None, int(mask[c].sum())) for c in cut]
 
-    def signal(self, batch: Part) -> Any:
+    def lesson(self, batch: Part, fraction: float) -> Lesson:
         one_hot = 5.0 * F.one_hot(batch.targets_BL.flatten(), 32).double()
-        return component("signal", "full").live(one_hot, lambda hidden: hidden)
+        return Lesson(word(component("signal", "full"), one_hot), None)
 
     autocast = staticmethod(nullcontext)
 

@@ -31,8 +31,10 @@ class ForwardKL:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
+    needs_full_signal: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = True
+    is_shift_invariant: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:

@@ -30,8 +30,11 @@ class MeanSquaredError:
 
     needs_teacher: ClassVar[bool] = True
     needs_closed_signal: ClassVar[bool] = False
+    needs_full_signal: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = True
     is_divergence: ClassVar[bool] = False
+    is_shift_invariant: ClassVar[bool] = True
+    definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:

@@ -17,8 +17,10 @@ class NoDistillation:
 
     needs_teacher: ClassVar[bool] = False
     needs_closed_signal: ClassVar[bool] = False
+    needs_full_signal: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
+    is_shift_invariant: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pdx.build import check
 from pdx.signal import Rows
-from pdx.signals.truncated import Truncated
+from pdx.signals.truncated import Truncated, largest_holding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ToppTopK(Truncated):
 
     Attributes:
         top_p: mass at temperature 1, before the temperature is applied.
-        tail, temperature, temper_student: as in ``TopK``.
+        tail: as in ``TopK``.
 
     Source:
         arXiv:2410.16215, section 3.1 (top-p-k).
@@ -27,22 +27,18 @@ class ToppTopK(Truncated):
     top_p: float
     top_k: int
     tail: str
-    temperature: float
-    temper_student: bool
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self.top_k >= 1, "signal.top_k", self.top_k, "must be at least 1")
         check(0 < self.top_p <= 1, "signal.top_p", self.top_p, "must lie in (0, 1]")
 
-    @property
-    def needed_temperatures(self) -> tuple[float, ...]:
-        return (1.0, *super().needed_temperatures)
+    def most_kept(self, vocab_size: int) -> int:
+        return min(self.top_k, vocab_size)
 
     def keep(self, rows: Rows) -> Tensor:
-        probs_NK = (rows.logits_NK[:, : self.top_k] - rows.lse[1.0][:, None]).exp()
-        before_NK = probs_NK.cumsum(-1) - probs_NK  # mass of all larger tokens
-        keep_NK = before_NK < self.top_p
-        keep_NK[:, 0] = True
+        keep_NK = largest_holding(rows, self.top_p)
+        keep_NK[:, self.top_k :] = False
         return keep_NK

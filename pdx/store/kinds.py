@@ -69,27 +69,47 @@ class Kept:
         return rows + 4 * (len(self.temperatures) + 3) + (vocab_size - 1).bit_length() / 8
 
     def _refuse_kind(self, signal: Any) -> None:
+        name = type(signal).__module__.rpartition(".")[2]
         raise ConfigError(
-            f"signal.{'top_k' if signal.rows == 'topk' else 'num_draws'}: the signal reads "
-            f"{signal.rows} rows, and store={self.kind} keeps {self.kind} rows; capture with "
-            f"store={signal.rows}."
+            f"signal={name}: reads {signal.rows} rows, and store={self.kind} keeps {self.kind} "
+            f"rows; capture with store={signal.rows}."
         )
 
-    def _check_head(self, signal: Any, top_k: int) -> None:
-        """Whether ``top_k`` exact logits of each position serve a truncating signal."""
-        if signal.top_k > top_k:
+    def _check_head(self, signal: Any, temperature: Any, top_k: int | None) -> None:
+        """Whether ``top_k`` exact logits of each position (None: all) serve a truncating signal."""
+        asked = getattr(signal, "top_k", None)
+        if top_k is not None and asked is None:
             raise ConfigError(
-                f"signal.top_k={signal.top_k}: the store keeps store.top_k={top_k} logits of "
-                f"each position; use signal.top_k <= {top_k}, or capture with "
-                f"store.top_k={signal.top_k}."
+                f"signal=topp: keeps as many tokens as hold signal.top_p={signal.top_p}, and the "
+                f"store keeps store.top_k={top_k} of each position; use signal=topp_topk, or "
+                f"capture with store=topk store.top_k=null store.top_p={signal.top_p}."
             )
-        for temperature in signal.needed_temperatures:
-            if temperature not in self.temperatures:
+        if top_k is not None and asked is not None and asked > top_k:
+            raise ConfigError(
+                f"signal.top_k={asked}: the store keeps store.top_k={top_k} logits of each "
+                f"position; use signal.top_k <= {top_k}, or capture with store.top_k={asked}."
+            )
+        for heat in signal.needed_temperatures(temperature):
+            if heat is None:
                 raise ConfigError(
-                    f"signal.temperature={temperature}: tail=bucket needs the rest mass at this "
-                    f"temperature, and the store declares {self.temperatures}; use one of these, "
-                    "signal.tail=renormalize, or capture with store.temperatures="
-                    f"{sorted({*self.temperatures, temperature})}."
+                    f"signal.tail={signal.tail}: needs the rest mass at the temperature of each "
+                    f"position and step, which {type(temperature).__name__} moves, and the store "
+                    f"declares {self.temperatures}; use signal.tail=renormalize, support or "
+                    "decoupled, or store=none."
+                )
+            if heat not in self.temperatures:
+                why = f"tail={signal.tail} needs the rest mass"
+                if heat in temperature.needed_temperatures:
+                    why = f"{type(temperature).__name__} needs the normaliser"
+                raise ConfigError(
+                    f"temperature.value={heat}: {why} at this temperature, and the store declares "
+                    f"{self.temperatures}; use one of these"
+                    + (
+                        ""
+                        if heat in temperature.needed_temperatures
+                        else ", signal.tail=renormalize"
+                    )
+                    + f", or capture with store.temperatures={sorted({*self.temperatures, heat})}."
                 )
 
     def _check_draws(self, signal: Any, num_draws: int, seed: int) -> None:
@@ -99,6 +119,13 @@ class Kept:
                 f"signal.num_draws={signal.num_draws}: the store keeps store.num_draws={num_draws} "
                 f"draws of each position; use signal.num_draws <= {num_draws}, or capture with "
                 f"store.num_draws={signal.num_draws}."
+            )
+        power = getattr(signal, "proposal_power", 1.0)
+        if power != 1.0:
+            raise ConfigError(
+                f"signal.proposal_power={power}: a store holds draws from the teacher itself, "
+                "without the probabilities that other proposals are weighted by; use "
+                "signal.proposal_power=1.0, or store=none."
             )
         if signal.seed != seed:
             raise ConfigError(
@@ -112,15 +139,16 @@ class TopKStore(Kept):
     """The K largest logits of each position, and what any tail or temperature needs besides.
 
     Attributes:
-        top_k: entries kept; serves every smaller ``signal.top_k``.
+        top_k: entries kept; serves every smaller ``signal.top_k``. null: as many as ``top_p`` asks
+            for, which serves ``signal=topp``.
         top_p: rows end earlier where they hold this share of the mass; 1.0 cuts nothing. A cut
-            store serves ``signal=topp_topk`` whose own cut lies inside, and nothing else.
+            store serves ``signal=topp_topk`` and ``topp`` whose own cut lies inside, nothing else.
         temperatures: at which the full-vocabulary logsumexp is kept: mass outside the kept tokens
             cannot be had from the logsumexp of another temperature.
         shard_tokens: positions in one file, the unit in which a killed capture resumes.
     """
 
-    top_k: int
+    top_k: int | None
     top_p: float
     temperatures: list[float]
     shard_tokens: int
@@ -129,7 +157,9 @@ class TopKStore(Kept):
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check(self.top_k >= 1, "store.top_k", self.top_k, "must be at least 1")
+        allowed = "must be at least 1, or null with a store.top_p below 1"
+        bounded = self.top_p < 1 if self.top_k is None else self.top_k >= 1
+        check(bounded, "store.top_k", self.top_k, allowed)
         check(0 < self.top_p <= 1, "store.top_p", self.top_p, "must lie in (0, 1]")
         super().__post_init__()
 
@@ -137,20 +167,20 @@ class TopKStore(Kept):
     def precision(self) -> dict[str, Any] | None:
         return {"logit_step": LOGIT_STEP}
 
+    def _most(self, vocab_size: int) -> int:
+        return vocab_size if self.top_k is None else min(self.top_k, vocab_size)
+
     def parameters(self, vocab_size: int) -> dict[str, Any]:
-        top_k = min(self.top_k, vocab_size)
-        return {"top_k": top_k, "top_p": self.top_p, "logit_step": LOGIT_STEP}
+        return {"top_k": self._most(vocab_size), "top_p": self.top_p, "logit_step": LOGIT_STEP}
 
     def codec(self, vocab_size: int, ids_V: np.ndarray | None) -> Codec:
-        return TopKCodec(
-            min(self.top_k, vocab_size), self.top_p, vocab_size, tuple(self.temperatures)
-        )
+        return TopKCodec(self._most(vocab_size), self.top_p, vocab_size, tuple(self.temperatures))
 
-    def check_serves(self, signal: Any) -> None:
+    def check_serves(self, signal: Any, temperature: Any) -> None:
         """Refuse a signal that this capture cannot serve exactly, naming the one that could."""
         if signal.rows != "topk":
             self._refuse_kind(signal)
-        self._check_head(signal, self.top_k)
+        self._check_head(signal, temperature, self.top_k)
         top_p = getattr(signal, "top_p", 1.0)
         if top_p > self.top_p:
             raise ConfigError(
@@ -193,7 +223,7 @@ class SampledStore(Kept):
         assert ids_V is not None
         return SampledCodec(self.num_draws, self.seed, vocab_size, ids_V)
 
-    def check_serves(self, signal: Any) -> None:
+    def check_serves(self, signal: Any, temperature: Any) -> None:
         """Refuse a signal that this capture cannot serve exactly, naming the one that could."""
         if signal.rows != "sampled":
             self._refuse_kind(signal)
@@ -243,10 +273,10 @@ class HeadSampledStore(Kept):
             SampledCodec(self.num_draws, self.seed, vocab_size, ids_V),
         )
 
-    def check_serves(self, signal: Any) -> None:
+    def check_serves(self, signal: Any, temperature: Any) -> None:
         """Refuse a signal that this capture cannot serve exactly, naming the one that could."""
         if signal.rows == "topk":
-            self._check_head(signal, self.top_k)
+            self._check_head(signal, temperature, self.top_k)
             return
         if signal.rows != "head_sampled":
             self._refuse_kind(signal)

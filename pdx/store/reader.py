@@ -10,7 +10,7 @@ import torch
 
 from pdx.errors import StoreError
 from pdx.files import digest, read_json, write_json
-from pdx.signal import NOTHING, Rows
+from pdx.signal import NOTHING, Facts, Rows
 from pdx.store.codecs.row import Window, dense
 from pdx.store.format import Layout, Shard, planes_of, shard_path
 from pdx.store.kinds import FORMAT_VERSION
@@ -84,11 +84,16 @@ class Store:
         flat = len(index_B) * length
         entries = self.codec.decode(blocks, length, index_B * length, num_draws)
         ids_NK, weights_NK = dense(entries, flat, NOTHING)
-        lse = torch.from_numpy(columns.reshape(len(columns), flat))
+        flat_columns = torch.from_numpy(columns.reshape(len(columns), flat))
+        columns_of = dict(zip(self.layout.columns, flat_columns, strict=True))
         return Rows(
             ids_NK=torch.from_numpy(ids_NK),
             logits_NK=torch.from_numpy(weights_NK),
-            lse={t: lse[i] for i, t in enumerate(self.layout.temperatures)},
+            facts=Facts(
+                {t: columns_of[f"lse@{t:g}"] for t in self.layout.temperatures},
+                columns_of["entropy"],
+                columns_of["logit_std"],
+            ),
         )
 
     def rows_at(self, offset_N: np.ndarray, ids: np.ndarray, num_draws: int) -> Rows:
@@ -101,8 +106,7 @@ class Store:
         index_B, which_N = np.unique(window_N, return_inverse=True)
         rows = self.rows(index_B, ids, num_draws)
         at_N = torch.from_numpy(which_N * self.layout.seq_len + place_N)
-        lse = {t: lse_N[at_N] for t, lse_N in rows.lse.items()}
-        return Rows(rows.ids_NK[at_N], rows.logits_NK[at_N], lse)
+        return rows.at(at_N)
 
     def check(self, index_B: np.ndarray, ids: np.ndarray) -> None:
         """Whether windows are whole and of these tokens; raises as ``rows`` does."""
