@@ -16,7 +16,7 @@ pdx: sweeps over the design space of pre-training distillation
   pdx train -m sweep=NAME           a sweep from sweeps/, e.g. pdx train -m sweep=demo
   pdx train -m KEY=A,B [...]        an ad-hoc grid, e.g. pdx train -m loss=soft_ce,forward_kl
   pdx plan  -m ...                  what would run: runs, tokens, epochs, FLOPs, disk, what is done
-  pdx status -m ...                 how far a sweep is
+  pdx status [-m ...]               how far a sweep is; without arguments, every sweep here
   pdx worker -m ...                 help a sweep that runs elsewhere, on the same outputs
   pdx report sweep=NAME             tables, figures, report.html
   pdx fit FILE --law LAW [...]      a scaling law fitted to any csv or parquet file of runs
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         "axes": _axes,
         "gc": _gc,
         **{name: lambda rest, name=name: _sweep(name, rest) for name in SWEEP_VERBS},
+        "status": _status,
     }
     if verb not in verbs:
         from pdx.build import did_you_mean
@@ -181,6 +182,16 @@ def _fit(arguments: list[str]) -> None:
     from pdx.fit import main as fit
 
     fit(arguments)
+
+
+def _status(arguments: list[str]) -> None:
+    ours, rest = _taken(arguments, "env.outputs", "env.storage")
+    if rest:
+        _sweep("status", arguments)
+        return
+    from pdx.sweep.describe import status_of_all
+
+    print(status_of_all(_env(ours)))
 
 
 def _ui(arguments: list[str]) -> None:

@@ -47,6 +47,14 @@ def test_running_it_again_runs_nothing_again(finished: Shell):
     assert len(finished.trials()) == trials
 
 
+def test_status_alone_names_every_sweep_here(finished: Shell, tmp_path: Path):
+    done = finished.pdx("status")
+    assert "tiny-cpu-" in done.stdout and ": 6 complete, 0 diverged" in done.stdout
+    assert "pdx train -m sweep=tiny" in done.stdout, "and how to go on with it"
+    empty = finished.pdx("status", f"env.outputs={tmp_path}")
+    assert "holds no sweep; start one" in empty.stdout
+
+
 def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     """A new value, a string, on an axis of strings: Optuna's own categories could not widen."""
     shell = finished.copy(tmp_path)

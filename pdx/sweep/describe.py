@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdx.env import Env
+from pdx.errors import SweepError
 from pdx.files import digest
-from pdx.sweep.plan import Plan, Point, pending
+from pdx.sweep.plan import Plan, Point, load_plan, pending
 
 
 def describe(plan: Plan, env: Env) -> str:
@@ -149,6 +150,22 @@ def where_to_compare(env: Env, link: str) -> str:
     named = " and ".join(key for key, is_given in given.items() if is_given)
     same = f" with the same {named}" if named else ""
     return f"compare in MLflow: run `pdx ui`{same}, then open\nhttp://127.0.0.1:5000{link}"
+
+
+def status_of_all(env: Env) -> str:
+    """How far each sweep of an output directory is, the latest last."""
+    found = []
+    for directory in sorted(env.paths.sweeps.glob("*"), key=lambda d: d.stat().st_mtime):
+        if (directory / "plan.json").exists():
+            try:
+                plan = load_plan(directory)
+                found.append(f"{status_of(plan, env)}\n  {plan.command}")
+            except SweepError as err:  # of another version: said, and the next one shown
+                found.append(str(err))
+    return "\n".join(found) or (
+        f"env.outputs={env.outputs}: holds no sweep; start one, such as pdx train -m sweep=demo, "
+        "or say where it is: pdx status env.outputs=DIR"
+    )
 
 
 def hours_of(plan: Plan, env: Env) -> dict[str, float] | None:
