@@ -292,6 +292,22 @@ def test_a_tracking_server_is_not_served_again(pdx: Pdx, monkeypatch: pytest.Mon
 # ---- what verbs do -------------------------------------------------------------------------------
 
 
+def test_a_search_is_asked_for_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_path: Path):
+    axis = {"optim.peak_lr": "interval(0.001, 0.1)"}
+    Shell(tmp_path).write_sweep("drawn", axes=axis, search={"sampler": "random", "num_runs": 3})
+    status, said, complaint = pdx("plan", "-m", "sweep=drawn")
+    assert status == 0, complaint
+    assert "search: 3 runs drawn by RandomSampler over optim.peak_lr" in said
+    asked = ["hydra/sweeper/sampler=tpe", "hydra.sweeper.num_runs=8"]
+    for arguments in (["sweep=drawn"], [*TINY, "optim.peak_lr=interval(0.001,0.1)"]):
+        status, said, complaint = pdx("plan", "-m", *arguments, *asked)
+        assert status == 0, complaint
+        assert "search: 8 runs drawn by TPESampler over optim.peak_lr" in said
+    pruned = [*TINY, "train.seed=0,1", "hydra/sweeper/pruner=asha"]
+    status, _, complaint = pdx("plan", "-m", *pruned, "hydra.sweeper.objectives=[val/loss,seconds]")
+    assert status == 1 and "hydra/sweeper/pruner=" in complaint, "a pruner has one objective"
+
+
 def test_axes_prints_every_file(pdx: Pdx):
     status, said, _ = pdx("axes")
     assert status == 0

@@ -38,7 +38,10 @@ class PdxSweeperConf:
         budget: what the sweep may use.
     """
 
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "grid"}, {"pruner": "none"}])
+    defaults: list[Any] = field(
+        # Ours first: else the empty sampler below wins over the one that is named.
+        default_factory=lambda: ["_self_", {"sampler": "grid"}, {"pruner": "none"}]
+    )
     _target_: str = "hydra_plugins.pdx_sweeper.sweeper.PdxSweeper"
     _recursive_: bool = False
     sweep: str | None = None

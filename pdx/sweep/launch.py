@@ -126,6 +126,8 @@ def _follow(
     submitit learns of a killed job from ``sacct``, which is silent where no accounting is set up:
     ``squeue`` always answers.
     """
+    import submitit  # noqa: F401  # pyright: ignore[reportMissingImports]  sets its own log level
+
     logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of sacct every few seconds
     failures: list[Exception] = []
     thread = threading.Thread(

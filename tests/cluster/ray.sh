@@ -2,17 +2,20 @@
 # A Ray cluster of three nodes on this host: a head that runs no tasks, and n1 and n2 with two CPUs
 # and two pretended GPUs each. Other Ray clusters here are not touched.
 #
-#   ray.sh up DIR           start what is not running yet, and print the head's address
+#   ray.sh up DIR           start what is not running yet, and print the head's address; then:
+#                           export RAY_AUTH_MODE=disabled
 #   ray.sh lose DIR NODE    the node dies: its raylet and every process of its tasks
 #   ray.sh down DIR         stop all of it
 set -eu
 . "$(dirname "$0")/processes.sh"
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 verb=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 export RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
+# A token in ~/.ray, which a Ray of its own writes, is asked of nodes and not sent by them.
+export RAY_AUTH_MODE=disabled
 # A lost node is noticed in seconds: the default is half a minute.
 export RAY_health_check_period_ms=1000 RAY_health_check_failure_threshold=5
 export RAY_health_check_initial_delay_ms=2000

@@ -41,7 +41,7 @@ class Ray:
     folder: Path
     script: ClassVar[str] = "ray.sh"
     plugin: ClassVar[str] = "hydra_plugins.hydra_ray_launcher"
-    environ: ClassVar[dict[str, str]] = {}  # nothing but the launcher's address knows of it
+    environ: ClassVar[dict[str, str]] = {"RAY_AUTH_MODE": "disabled"}
 
     def up(self) -> list[str]:
         """Start what is lost of it; the overrides that send workers to it."""
