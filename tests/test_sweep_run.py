@@ -71,6 +71,45 @@ def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     assert_all_over(shell, 8)
 
 
+def test_a_search_draws_its_runs_and_asked_for_more_draws_the_rest(tmp_path: Path):
+    shell = Shell(tmp_path)
+    shell.write_sweep(
+        "drawn",
+        axes={"optim.peak_lr": "tag(log, interval(1e-4, 1e-2))", "loss": ["forward_kl", "soft_ce"]},
+        control=["loss=none"],
+        search={"sampler": "tpe", "num_runs": 3, "pruner": "median"},
+    )
+    shell.pdx("train", "-m", "sweep=drawn", "env.num_workers=2")
+    drawn = [t for t in shell.trials() if t.user_attrs.get("role") == "search"]
+    rates = {t.params["optim.peak_lr"] for t in drawn}
+    assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert len(shell.results()) == 3 + 1 + 1, "its control, and the teacher, too"
+    before = shell.results()
+    done = shell.pdx("train", "-m", "sweep=drawn", "hydra.sweeper.num_runs=4")
+    assert "5 runs, 4 finished, 1 to do" in done.stderr
+    assert {k: v for k, v in shell.results().items() if k in before} == before
+    assert_all_over(shell, 5)
+
+
+def test_a_setting_that_loses_over_seeds_is_given_up(tmp_path: Path):
+    """One that learns nothing has its last seed skipped; nothing of that run is left behind."""
+    shell = Shell(tmp_path)
+    tiny = [o for o in TINY if not o.startswith("train.seed")]
+    grid = ["loss=none", "optim.peak_lr=0.01,1e-7", "train.seed=0,1,2", "env.num_workers=1"]
+    pruner = ["wilcoxon", "num_startup_seeds=2", "p_threshold=0.3"]
+    chosen = [
+        f"hydra/sweeper/pruner={pruner[0]}",
+        *(f"hydra.sweeper.pruner.{o}" for o in pruner[1:]),
+    ]
+    done = shell.pdx("train", "-m", *grid, *tiny, *chosen)
+    assert "report.html" in done.stdout
+    pruned = [t for t in shell.trials() if t.state.name == "PRUNED"]
+    assert [(t.params["optim.peak_lr"], t.params["train.seed"]) for t in pruned] == [(1e-7, 2)]
+    assert not (shell.out / "runs" / pruned[0].user_attrs["run_id"] / "result.json").exists()
+    again = shell.pdx("train", "-m", *grid, *tiny, *chosen)
+    assert len([t for t in shell.trials() if t.state.name != "PRUNED"]) == 5, again.stderr
+
+
 def test_hydras_own_sweeper_runs_each_job_as_a_single_run(tmp_path: Path):
     shell = Shell(tmp_path)
     tiny = [o for o in TINY if not o.startswith("student=")]
