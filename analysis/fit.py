@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pdx.files import digest
 
 from .fitted import Fit, plain, versions
-from .identify import identify, profile
+from .identify import identify, is_flat, profile
 from .laws.law import Law
 from .levels import FitError, as_columns, check_levels, num_levels, with_compute
 from .objectives import Objective
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 ARRIVED_TOLERANCE = 1e-4  # relative distance from the best objective
 WIDE = 0.1  # corner from which fits that start far away begin
 LEAST_STARTS = 16
-MAX_PROFILES = 4
+MAX_PROFILES = 4  # of coordinates that are weak, and of those in doubt
 
 
 def fit(
@@ -72,8 +72,11 @@ def fit(
     judged = identify(problem, theta, shifts, w)
     profiles = {
         name: profile(problem, theta, w, name, judged.errors[name])
-        for name in judged.weak[: MAX_PROFILES if with_profiles else 0]
+        for asked in (judged.weak, judged.doubtful)
+        for name in asked[: MAX_PROFILES if with_profiles else 0]
     }
+    flat = [n for n in judged.doubtful if n in profiles and is_flat(problem, theta, n, profiles[n])]
+    unidentified = dict.fromkeys([*judged.unidentified, *(n.removeprefix("log_") for n in flat)])
     predicted = np.exp(law.evaluate(theta[None], problem.logs)[0][0])
     hits = _bounds_hit(problem, theta)
     converged, why = _verdict(problem, ends, best, starts)
@@ -99,7 +102,7 @@ def fit(
         num_starts=len(starts),
         bounds_hit=hits,
         condition=judged.condition,
-        unidentified=judged.unidentified,
+        unidentified=tuple(unidentified),
         ridges=judged.ridges,
         profiles=profiles,
         num_points=len(y),

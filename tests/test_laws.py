@@ -400,6 +400,29 @@ def test_repetitions_too_few_to_matter_are_reported_with_their_profile() -> None
     assert not wide.unidentified
 
 
+def test_where_the_jacobian_is_too_sure_the_profile_and_the_resamples_decide() -> None:
+    """Two epochs at most: R_D comes out at 4.9 and 3.2 for a truth of 15.4."""
+    law = LAWS["data_constrained"]
+    sizes, ratios = np.geomspace(1e8, 1e10, 5), np.geomspace(10, 160, 4)
+    rows = np.array([(N, r * N, r * N / e) for N, r, e in product(sizes, ratios, (1.0, 2.0))])
+    columns = dict(zip(("N", "D", "U"), rows.T, strict=True))
+    exact = law.predict(TRUTH["data_constrained"], columns)
+
+    def noisy(seed: int) -> Any:
+        return exact * np.exp(0.004 * np.random.default_rng(seed).normal(size=len(exact)))
+
+    by_jacobian = fit(law, columns, noisy(0), objective=Objective(), with_profiles=False)
+    assert not by_jacobian.unidentified and by_jacobian.parameters["R_D"] < 6  # type: ignore
+    by_profile = fit(law, columns, noisy(0), objective=Objective())
+    assert by_profile.unidentified == ("R_D",)
+    assert by_profile.profiles["log_R_D"]["interval"][1] is None
+    sure = fit(law, columns, noisy(4), objective=Objective(), with_profiles=False)
+    assert not sure.unidentified and sure.parameters["R_D"] < 4  # type: ignore
+    resampled = bootstrap(sure, columns, noisy(4), num_resamples=200)
+    assert "R_D" in resampled.unidentified
+    assert any("resamples scatter too far: R_D" in warning for warning in resampled.warnings)
+
+
 def test_the_distillation_law_reports_c1_and_d1_as_unidentified() -> None:
     law = LAWS["distillation"]
     columns, loss = synthetic(law, noise=0.002)
