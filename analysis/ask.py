@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .approaches import Approach, disagreement, envelope, isoflop, surface
 from .bootstrap import bootstrap
 from .doubts import doubts
 from .fit import fit
@@ -42,6 +43,7 @@ class Ask:
         flops: budgets of compute to allocate.
         targets: points at which to predict the loss, each by the names of the law's columns.
         num_folds: 0 for no cross-validation.
+        with_approaches: whether to put approaches 1, 2 and 3 side by side.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Ask:
     flops: Sequence[float] = ()
     targets: Sequence[Mapping[str, float]] = ()
     num_folds: int = 10
+    with_approaches: bool = False
     seed: int = 0
 
 
@@ -67,6 +70,7 @@ class Answer:
     points: Points
     held: Points
     extra: dict[str, Any]
+    approaches: tuple[Approach, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fit's own JSON, and the rest beside it."""
@@ -129,7 +133,25 @@ def answer(ask: Ask) -> Answer:
     extra["predictions"] = [prediction(fitted, law, target, ask.level) for target in ask.targets]
     beyond = [item.get("warning") for item in (*extra["allocation"], *extra["predictions"])]
     fitted = replace(fitted, warnings=(*fitted.warnings, *dict.fromkeys(w for w in beyond if w)))
-    return Answer(fit=fitted, law=law, points=points, held=held, extra=extra)
+    found = _approaches(fitted, law, points, ask) if ask.with_approaches else ()
+    if found:
+        extra["approaches"] = [one.to_json(ask.flops, ask.level) for one in found]
+        furthest = max([*ask.flops, fitted.ranges["C"][1]])
+        extra["disagreement"] = disagreement(found, furthest, ask.level)
+        doubted = [text for one in found for text in one.warnings]
+        fitted = replace(fitted, warnings=(*fitted.warnings, *doubted))
+    return Answer(fit=fitted, law=law, points=points, held=held, extra=extra, approaches=found)
+
+
+def _approaches(fitted: Fit, law: Law, points: Points, ask: Ask) -> tuple[Approach, ...]:
+    missing = [name for name in ("N", "D") if name not in points.columns]
+    if missing:
+        raise FitError(
+            f"--approaches: reads N and D, and law={law.name} does not read {', '.join(missing)}; "
+            "use --law chinchilla."
+        )
+    given = (points.columns, points.loss, points.runs, ask.num_resamples, ask.seed)
+    return envelope(*given), isoflop(*given), surface(fitted, law)
 
 
 def _own(points: Points, law: Law) -> dict[str, Array]:

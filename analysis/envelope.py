@@ -64,14 +64,19 @@ def lowest(curves: Curves, present: NDArray[np.bool_]) -> tuple[Array, Array, ND
     )  # [S', G]
     if len(kept) < 3:
         return curves.flops[:0], curves.flops[:0], kept[:0]
-    at = best.argmin(axis=0)
-    grid = np.arange(best.shape[1])
-    left, right = np.maximum(at - 1, 0), np.minimum(at + 1, len(kept) - 1)
-    low, mid, high = best[left, grid], best[at, grid], best[right, grid]
-    inner = (at > 0) & (at < len(kept) - 1) & np.isfinite(low) & np.isfinite(high)
-    at, low, mid, high = at[inner], low[inner], mid[inner], high[inner]
+    at, grid = best.argmin(axis=0), np.arange(best.shape[1])
+    # the nearest smaller and larger size that has a curve here; -1 and S' where there is none
+    rank, num = np.arange(len(kept))[:, None], len(kept)
+    alive = np.isfinite(best)
+    smaller = np.maximum.accumulate(np.where(alive, rank, -1), axis=0)
+    larger = np.minimum.accumulate(np.where(alive, rank, num)[::-1], axis=0)[::-1]
+    left = np.where(at > 0, smaller[at - 1, grid], -1)
+    right = np.where(at < num - 1, larger[np.minimum(at + 1, num - 1), grid], num)
+    inner = np.flatnonzero((left >= 0) & (right < num))
+    at, left, right = at[inner], left[inner], right[inner]
+    low, mid, high = best[left, inner], best[at, inner], best[right, inner]
     x = np.log(curves.sizes[kept])
-    to_left, to_right = x[at] - x[at - 1], x[at + 1] - x[at]
+    to_left, to_right = x[at] - x[left], x[right] - x[at]
     # the vertex of the parabola through three points
     fall, rise = (low - mid) / to_left, (high - mid) / to_right
     moved = 0.5 * (fall * to_right - rise * to_left) / np.maximum(fall + rise, 1e-300)
