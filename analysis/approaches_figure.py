@@ -54,8 +54,8 @@ def _curves(axes: Axes, found: Answer, envelope: Approach) -> None:
     flops = np.array([C for C, _ in envelope.optima])
     for C in (flops.min(), flops.max()):
         axes.axvline(C, color=CONTROL_COLOUR, linewidth=0.7, linestyle=":")
-    text = "envelope read between the dotted lines; dark: small N"
-    axes.text(0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=6)
+    text = "envelope between\nthe dotted lines\n(dark: small N)"
+    axes.text(0.93, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=6)
     logarithmic(axes, 6 * N * D)
     axes.set_xlabel("training FLOPs C")
     axes.set_ylabel("loss (nats/token)")
