@@ -6,6 +6,7 @@ parabola must pass before its minimum counts.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def minima(
     return found
 
 
-def _uncertain(design: Array, y: Array, found: Array) -> float:
+def _uncertain(design: Array, y: Array, found: NDArray[Any]) -> float:
     """The curvature that chance alone would exceed in 1 - SURE of cases."""
     free = len(y) - design.shape[1]
     if free < 1:

@@ -942,6 +942,34 @@ MUTATIONS = [
         "if False]",
         "laws",
     ),
+    Mutation(
+        "a parabola's minimum may lie anywhere",
+        "analysis/parabolas.py",
+        "elif not sizes[1] <= middle * np.exp(bottom) <= sizes[-2]:",
+        "elif False:",
+        "approaches",
+    ),
+    Mutation(
+        "a parabola's curvature is not tested",
+        "analysis/parabolas.py",
+        "elif k2 <= _uncertain(design, y, found):",
+        "elif k2 <= 0:",
+        "approaches",
+    ),
+    Mutation(
+        "approach 2 reads every checkpoint",
+        "analysis/approaches.py",
+        'last = _last(columns["D"], runs)',
+        "last = np.arange(len(N))",
+        "approaches",
+    ),
+    Mutation(
+        "the envelope steps from size to size",
+        "analysis/envelope.py",
+        "np.exp(x[at] + moved)",
+        "np.exp(x[at])",
+        "approaches",
+    ),
 ]
 
 
