@@ -25,13 +25,13 @@ def allocate(fitted: Fit, flops: float, law: Law | None = None) -> dict[str, Any
     None for a law that has no two terms to weigh against each other.
     """
     law = law or fitted.law_itself()
-    point = _optimum(law, fitted, np.array([fitted.theta]), flops)
+    point = optimum(law, fitted, np.array([fitted.theta]), flops)
     if point is None:
         return None
     found: dict[str, Any] = {"C": flops, **plain({k: v[0] for k, v in point.items()})}
     if fitted.bootstrap and fitted.draws:
         tail = 50 * (1 - fitted.bootstrap["level"])
-        draws = _optimum(law, fitted, np.array(fitted.draws), flops) or {}
+        draws = optimum(law, fitted, np.array(fitted.draws), flops) or {}
         found["intervals"] = {
             name: [float(v) for v in np.percentile(values, [tail, 100 - tail])]
             for name, values in draws.items()
@@ -39,7 +39,8 @@ def allocate(fitted: Fit, flops: float, law: Law | None = None) -> dict[str, Any
     return found
 
 
-def _optimum(law: Law, fitted: Fit, theta_RP: Array, flops: float) -> dict[str, Array] | None:
+def optimum(law: Law, fitted: Fit, theta_RP: Array, flops: float) -> dict[str, Array] | None:
+    """The same for many solutions [R, P] of a fit, each an array [R]."""
     terms = law.terms(law.natural(theta_RP, fitted.shifts))
     if terms is None:
         return None

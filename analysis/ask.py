@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .allocation import allocate
+from .approaches import Approach, disagreement, envelope, isoflop, surface
 from .bootstrap import bootstrap
+from .doubts import doubts
 from .fit import fit
 from .fitted import Fit
 from .laws import law_named
@@ -18,11 +19,11 @@ from .laws.law import Law
 from .levels import FitError
 from .objectives import Objective
 from .points import Points, Request, read_points
+from .questions import allocations, prediction
 from .suspicions import outliers
 from .validate import (
     compare,
     cross_validate,
-    decades_beyond,
     fitter_like,
     folds_of,
     held_out,
@@ -30,7 +31,6 @@ from .validate import (
 )
 
 Array = NDArray[np.float64]
-FEW_RUNS = 3  # runs per fitted parameter, below which intervals are short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Ask:
         flops: budgets of compute to allocate.
         targets: points at which to predict the loss, each by the names of the law's columns.
         num_folds: 0 for no cross-validation.
+        with_approaches: whether to put approaches 1, 2 and 3 side by side.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Ask:
     flops: Sequence[float] = ()
     targets: Sequence[Mapping[str, float]] = ()
     num_folds: int = 10
+    with_approaches: bool = False
     seed: int = 0
 
 
@@ -68,6 +70,7 @@ class Answer:
     points: Points
     held: Points
     extra: dict[str, Any]
+    approaches: tuple[Approach, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fit's own JSON, and the rest beside it."""
@@ -96,7 +99,7 @@ def answer(ask: Ask) -> Answer:
         data_filter=_filter(ask),
     )
     residuals = np.log(points.loss / fitted.predict(columns, law))
-    warnings = (*warnings, *_doubts(fitted, law, points), *outliers(residuals, points.rows))
+    warnings = (*warnings, *doubts(fitted, law, points), *outliers(residuals, points.rows))
     fitted = replace(fitted, warnings=warnings)
     if ask.num_resamples:
         fitted = bootstrap(
@@ -126,99 +129,35 @@ def answer(ask: Ask) -> Answer:
         extra["comparison"] = compare(
             ask.laws, points.columns, points.loss, points.weights, folds, test, again
         )
-    extra["allocation"] = _allocations(fitted, law, ask)
-    extra["predictions"] = [_prediction(fitted, law, target, ask.level) for target in ask.targets]
+    extra["allocation"] = allocations(fitted, law, ask.flops)
+    extra["predictions"] = [prediction(fitted, law, target, ask.level) for target in ask.targets]
     beyond = [item.get("warning") for item in (*extra["allocation"], *extra["predictions"])]
     fitted = replace(fitted, warnings=(*fitted.warnings, *dict.fromkeys(w for w in beyond if w)))
-    return Answer(fit=fitted, law=law, points=points, held=held, extra=extra)
+    found = _approaches(fitted, law, points, ask) if ask.with_approaches else ()
+    if found:
+        extra["approaches"] = [one.to_json(ask.flops, ask.level) for one in found]
+        furthest = max([*ask.flops, fitted.ranges["C"][1]])
+        extra["disagreement"] = disagreement(found, furthest, ask.level)
+        doubted = [text for one in found for text in one.warnings]
+        fitted = replace(fitted, warnings=(*fitted.warnings, *doubted))
+    return Answer(fit=fitted, law=law, points=points, held=held, extra=extra, approaches=found)
 
 
-def far_outside(decades: Mapping[str, float]) -> str | None:
-    """What is to be said of a point more than a decade outside the data, if it is."""
-    far = {name: value for name, value in decades.items() if value > 1 and name != "loss"}
-    if not far:
-        return None
-    how_far = ", ".join(f"{value:.1f} decades in {name}" for name, value in far.items())
-    return (
-        f"extrapolates {how_far} beyond the data: intervals leave out the error of the law itself"
-    )
+def _approaches(fitted: Fit, law: Law, points: Points, ask: Ask) -> tuple[Approach, ...]:
+    missing = [name for name in ("N", "D") if name not in points.columns]
+    if missing:
+        raise FitError(
+            f"--approaches: reads N and D, and law={law.name} does not read {', '.join(missing)}; "
+            "use --law chinchilla."
+        )
+    given = (points.columns, points.loss, points.runs, ask.num_resamples, ask.seed)
+    return envelope(*given), isoflop(*given), surface(fitted, law)
 
 
 def _own(points: Points, law: Law) -> dict[str, Array]:
     """The columns that a law reads, and a measured L_S where it can use one."""
     extra = ("L_S",) if "L_T" in law.columns else ()
     return {n: points.columns[n] for n in (*law.columns, *extra) if n in points.columns}
-
-
-def _doubts(fitted: Fit, law: Law, points: Points) -> tuple[str, ...]:
-    """What the fit itself says against it."""
-    found = [] if fitted.converged else [f"not converged: {fitted.why}"]
-    found += [f"{hit}" for hit in fitted.bounds_hit]
-    if fitted.unidentified:
-        names = ", ".join(fitted.unidentified)
-        found.append(
-            f"not identified by these data: {names}; their values mean nothing one by one "
-            "(see ridges and profiles)"
-        )
-    if fitted.starts_at_optimum < 0.1:
-        found.append(
-            f"only {fitted.starts_at_optimum:.0%} of {fitted.num_starts} starts reached the best "
-            "objective; there may be a better one"
-        )
-    runs = len(set(points.runs.tolist()))
-    if runs < FEW_RUNS * fitted.num_free:
-        found.append(
-            f"{runs} runs for {fitted.num_free} parameters: bootstrap intervals are too narrow "
-            "where runs are this few"
-        )
-    if fitted.supervised is not None:
-        found.append(
-            "L_S is from the supervised law with the coefficients of "
-            + ("the paper's table 6" if type(law)() == law else "the fit given")
-            + "; they hold for its data and tokenizer; give --supervised FIT.json or a column L_S"
-            if type(law)() == law
-            else "L_S is from the supervised fit given by --supervised"
-        )
-    if "x" in points.names and law.columns == ("x",):
-        others = [
-            name
-            for name in ("N", "D")
-            if name in points.columns and np.ptp(np.log(points.columns[name])) > 0.01
-        ]
-        if len(others) > 1:
-            found.append(f"x is {points.names['x']}; other variables move with it")
-    return tuple(found)
-
-
-def _allocations(fitted: Fit, law: Law, ask: Ask) -> list[dict[str, Any]]:
-    found = []
-    for flops in ask.flops:
-        point = allocate(fitted, flops, law)
-        if point is None:
-            raise FitError(
-                f"--compute {flops:g}: law={law.name} has no terms of N and D to weigh; "
-                "use chinchilla, chinchilla_tied, chinchilla_gamma, kaplan or overtraining."
-            )
-        at = {name: np.array([point[name]]) for name in ("N", "D")}
-        point["decades_beyond"] = decades_beyond(fitted, at)
-        warning = far_outside(point["decades_beyond"])
-        found.append({**point, "warning": f"C = {flops:.3g} {warning}" if warning else None})
-    return found
-
-
-def _prediction(fitted: Fit, law: Law, target: Mapping[str, float], level: float) -> dict[str, Any]:
-    missing = [name for name in law.columns if name not in target]
-    if missing:
-        raise FitError(f"--at {dict(target)}: gives no {', '.join(missing)}; law={law.name}.")
-    at = {name: np.array([value]) for name, value in target.items()}
-    found: dict[str, Any] = {**target, "loss": float(fitted.predict(at, law)[0])}
-    if fitted.draws:
-        low, high = fitted.band(at, level, law)
-        found["interval"] = [float(low[0]), float(high[0])]
-    found["decades_beyond"] = decades_beyond(fitted, at)
-    warning = far_outside(found["decades_beyond"])
-    where = ", ".join(f"{name} = {value:.3g}" for name, value in target.items())
-    return {**found, "warning": f"{where} {warning}" if warning else None}
 
 
 def _folds(law: Law, points: Points, folds: Any, again: Any) -> float | None:

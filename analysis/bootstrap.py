@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .fit import ARRIVED_TOLERANCE, WIDE, problem_of
 from .fitted import Fit, plain
+from .identify import flat_in
 from .laws.law import Law
 from .levels import as_columns, levels_of
 from .solve import solve
@@ -75,14 +76,18 @@ def bootstrap(
         if (values > 0).all() and np.isfinite(values).all():
             errors_log[name] = float(np.log(values).std(ddof=1))
     num_unconverged = int((ends.cosine > 100 * objective.tolerance).sum())
-    warnings = fitted.warnings
+    warnings, known = fitted.warnings, fitted.unidentified
     if num_unconverged:
         warnings += (
             f"{num_unconverged} of {num_resamples} resamples stopped with a gradient cosine "
             f"above {100 * objective.tolerance:.0e}",
         )
+    more = [n for n in flat_in(problem, solution, ends.theta, shifts) if n not in known]
+    if more:
+        warnings += (f"not identified, for resamples scatter too far: {', '.join(more)}",)
     return replace(
         fitted,
+        unidentified=(*known, *more),
         standard_errors=plain(errors),
         standard_errors_log=errors_log,
         intervals=intervals,

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pdx.files import digest
 
 from .fitted import Fit, plain, versions
-from .identify import identify, profile
+from .identify import identify, is_flat, profile
 from .laws.law import Law
 from .levels import FitError, as_columns, check_levels, num_levels, with_compute
 from .objectives import Objective
-from .solve import Problem, Solution, solve
+from .solve import MAX_LONE_STEPS, Problem, Solution, solve
 
 __all__ = ["Fit", "FitError", "fit", "problem_of"]
 
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 ARRIVED_TOLERANCE = 1e-4  # relative distance from the best objective
 WIDE = 0.1  # corner from which fits that start far away begin
 LEAST_STARTS = 16
-MAX_PROFILES = 4
+MAX_PROFILES = 4  # of coordinates that are weak, and of those in doubt
 
 
 def fit(
@@ -64,7 +64,7 @@ def fit(
     check_levels(law, at, y, len(fixed) + len(tied))
     problem, shifts = problem_of(law, at, y, objective, fixed, tied)
     starts = _starts(problem, num_starts, seed)
-    ends = solve(problem, starts, np.tile(w, (len(starts), 1)), WIDE)
+    ends = _to_the_end(problem, solve(problem, starts, np.tile(w, (len(starts), 1)), WIDE), w)
     best = int(np.argmin(ends.value))
     theta = ends.theta[best]
     floor = 1e-20 if math.isinf(objective.threshold) else 1e-11 * objective.threshold
@@ -72,8 +72,11 @@ def fit(
     judged = identify(problem, theta, shifts, w)
     profiles = {
         name: profile(problem, theta, w, name, judged.errors[name])
-        for name in judged.weak[: MAX_PROFILES if with_profiles else 0]
+        for asked in (judged.weak, judged.doubtful)
+        for name in asked[: MAX_PROFILES if with_profiles else 0]
     }
+    flat = [n for n in judged.doubtful if n in profiles and is_flat(problem, theta, n, profiles[n])]
+    unidentified = dict.fromkeys([*judged.unidentified, *(n.removeprefix("log_") for n in flat)])
     predicted = np.exp(law.evaluate(theta[None], problem.logs)[0][0])
     hits = _bounds_hit(problem, theta)
     converged, why = _verdict(problem, ends, best, starts)
@@ -99,7 +102,7 @@ def fit(
         num_starts=len(starts),
         bounds_hit=hits,
         condition=judged.condition,
-        unidentified=judged.unidentified,
+        unidentified=tuple(unidentified),
         ridges=judged.ridges,
         profiles=profiles,
         num_points=len(y),
@@ -168,6 +171,18 @@ def _starts(problem: Problem, num_starts: int, seed: int) -> Array:
     copies = own[np.arange(max(num_starts - len(own), 0)) % len(own)]
     shaken = copies + rng.normal(0.0, 0.3, copies.shape) * np.maximum(np.abs(copies), 0.1)
     return problem.clip(np.concatenate([own, shaken]))
+
+
+def _to_the_end(problem: Problem, ends: Solution, weights: Array) -> Solution:
+    """The same, the best row taken on where it stopped on its way along a ridge."""
+    best = int(np.argmin(ends.value))
+    if ends.cosine[best] < problem.objective.tolerance:
+        return ends
+    at = ends.theta[best : best + 1]
+    on = solve(problem, at, weights[None], problem.objective.threshold, MAX_LONE_STEPS)
+    for name in ("theta", "value", "cosine"):
+        getattr(ends, name)[best] = getattr(on, name)[0]
+    return ends
 
 
 def _verdict(problem: Problem, ends: Solution, best: int, starts: Array) -> tuple[bool, str]:

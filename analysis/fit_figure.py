@@ -41,8 +41,7 @@ def draw_fit(found: Answer, path: Path) -> None:
     Raises:
         ConfigError: a file type that is not drawn.
     """
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"--figure {path}: its ending must be one of {', '.join(SUFFIXES)}.")
+    metadata = check_suffix(path)
     with rc_context(RC):
         figure, panels = new_figure(1, 3, 2.75)
         data, agreement, residuals = panels
@@ -52,10 +51,20 @@ def draw_fit(found: Answer, path: Path) -> None:
         title = f"{found.fit.law}: {found.fit.formula}"
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
         figure.text(0.01, -0.02, _caption(found), fontsize=6.5, color="#444444", va="top")
-        metadata: dict[str, Any] = {} if path.suffix != ".png" else {"Software": None}
-        if path.suffix == ".pdf":
-            metadata = {"CreationDate": None}
         figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.06, metadata=metadata)
+
+
+def check_suffix(path: Path) -> dict[str, Any]:
+    """What to write into a file of this type so that equal figures are equal files.
+
+    Raises:
+        ConfigError: a file type that is not drawn.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"--figure {path}: its ending must be one of {', '.join(SUFFIXES)}.")
+    if path.suffix == ".pdf":
+        return {"CreationDate": None}
+    return {"Software": None} if path.suffix == ".png" else {}
 
 
 def _curves(figure: Figure, axes: Axes, found: Answer) -> None:
@@ -90,7 +99,7 @@ def _curves(figure: Figure, axes: Axes, found: Answer) -> None:
         axes.scatter(at, found.held.loss, s=14, facecolors="none", edgecolors=PALETTE[1],
                      linewidths=0.8, zorder=4, label="held out")  # fmt: skip
         axes.legend(loc="upper right")
-    _logarithmic(axes, x)
+    logarithmic(axes, x)
     axes.set_title("data and law", loc="left")
     axes.set_ylabel("loss (nats/token)")
 
@@ -152,7 +161,7 @@ def _residuals(axes: Axes, found: Answer) -> None:
     axes.axhline(0, color=CONTROL_COLOUR, linewidth=0.8)
     reach = 1.1 * float(np.abs(off).max()) or 1.0
     axes.set_ylim(-reach, reach)
-    _logarithmic(axes, variables[name])
+    logarithmic(axes, variables[name])
     source = found.fit.names.get(name, name) if name == "x" else name
     axes.set_xlabel(LABELS.get(source, "tokens per parameter D/N" if name == "D/N" else source))
     axes.set_ylabel("measured / predicted - 1 (%)")
@@ -163,7 +172,7 @@ def _residuals(axes: Axes, found: Answer) -> None:
         axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", fontsize=6.5)
 
 
-def _logarithmic(axes: Axes, x: Array) -> None:
+def logarithmic(axes: Axes, x: Array) -> None:
     """A logarithmic axis where the values span more than a factor of two."""
     if x.max() > 2 * x.min():
         axes.set_xscale("log")

@@ -20,6 +20,8 @@ LEAST_NOISE = 1e-7  # log residuals are never taken to be better known than this
 NUM_PROFILE = 25
 PROFILE_REACH = 4.0  # in standard errors, and at most in MAX_REACH
 MAX_REACH = 6.0
+DOUBT = 1 / 3  # of those errors, from which on the Jacobian alone does not decide
+WIDTH = 4.0  # of a 95% interval, in the errors above, from which on nothing is known
 CHI2 = 3.841  # 95% of chi-squared with one degree of freedom
 
 
@@ -32,6 +34,7 @@ class Identified:
             one by one, whatever the curve looks like.
         unidentified: parameters whose standard error from the Jacobian leaves nothing known.
         weak: the coordinates behind them.
+        doubtful: coordinates that pass here by so little that their profile decides.
         ridges: directions (per coordinate) along which the data say next to nothing.
         errors: standard error of each free coordinate, from the Jacobian; orders of magnitude
             only, for robust objectives have no such thing.
@@ -40,6 +43,7 @@ class Identified:
     condition: float
     unidentified: tuple[str, ...]
     weak: tuple[str, ...]
+    doubtful: tuple[str, ...]
     ridges: tuple[dict[str, float], ...]
     errors: dict[str, float]
 
@@ -71,6 +75,9 @@ def identify(
         if name.startswith("log_") and not lo + 1e-6 < value < hi - 1e-6
     }
     weak = tuple(n for n in names if n in stuck or errors[n] > _allowed(n, theta, problem))
+    doubtful = tuple(
+        n for n in names if n not in weak and errors[n] > DOUBT * _allowed(n, theta, problem)
+    )
     ridges = tuple(
         _direction(names, directions[:, k])
         for k in np.argsort(singular)
@@ -78,7 +85,12 @@ def identify(
     )
     unidentified = _natural(problem, theta, shifts, covariance, weak)
     return Identified(
-        condition=condition, unidentified=unidentified, weak=weak, ridges=ridges, errors=errors
+        condition=condition,
+        unidentified=unidentified,
+        weak=weak,
+        doubtful=doubtful,
+        ridges=ridges,
+        errors=errors,
     )
 
 
@@ -93,7 +105,8 @@ def profile(
     """
     i = problem.law.coordinates.index(coordinate)
     low, high = problem.bounds[i]
-    reach = min(max(PROFILE_REACH * error, 0.1), MAX_REACH)
+    reach = max(PROFILE_REACH * error, WIDTH * _allowed(coordinate, theta, problem))
+    reach = min(reach, MAX_REACH)
     values = np.linspace(max(low, theta[i] - reach), min(high, theta[i] + reach), NUM_PROFILE)
     rows = np.tile(theta, (len(values), 1))
     rows[:, i] = values
@@ -113,6 +126,34 @@ def profile(
         None if inside[-1] else float(shown[at[-1]]) if len(at) else None,
     ]
     return {"values": shown.tolist(), "objective": rise.tolist(), "interval": interval}
+
+
+def is_flat(problem: Problem, theta: Array, coordinate: str, profiled: Mapping[str, Any]) -> bool:
+    """Whether a profile's interval is too wide for the coordinate to be known."""
+    ends = [
+        profiled["values"][side] if end is None else end
+        for side, end in zip((0, -1), profiled["interval"], strict=True)
+    ]
+    low, high = np.log(ends) if coordinate.startswith("log_") else ends
+    return bool(high - low > WIDTH * _allowed(coordinate, theta, problem))
+
+
+def flat_in(problem: Problem, theta: Array, draws_RP: Array, shifts: Mapping[str, float]) -> list:
+    """Parameters that resamples leave unknown: their middle 95% is too wide."""
+    law = problem.law
+    low, high = np.percentile(draws_RP, [2.5, 97.5], axis=0)
+    found = [
+        law.coordinates[i].removeprefix("log_")
+        for i in problem.free
+        if high[i] - low[i] > WIDTH * _allowed(law.coordinates[i], theta, problem)
+    ]
+    own = {name.removeprefix("log_") for name in law.coordinates}
+    for name, values in law.natural(draws_RP, shifts).items():
+        if name in own or not (values > 0).all():
+            continue
+        low, high = np.percentile(values, [2.5, 97.5])
+        found += [name] if np.log(high / low) > WIDTH * MAX_LOG_ERROR else []
+    return found
 
 
 def _allowed(name: str, theta: Array, problem: Problem) -> float:

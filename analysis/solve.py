@@ -28,6 +28,7 @@ ROUGH_GAIN = 1e-4  # the same before the last stage
 FACTOR = 4.0  # between the corners of two stages
 BLOCK = 60_000  # rows times points that are worked on together: what a cache holds
 MAX_STEPS = 300
+MAX_LONE_STEPS = 10_000  # of the best start, where a ridge is long and has a corner at every point
 ROUNDING = 1e-9  # log residuals below which nothing is left to explain
 
 
@@ -106,16 +107,23 @@ class Solution:
         )
 
 
-def solve(problem: Problem, theta_RP: Array, weights_Rn: Array, from_delta: float) -> Solution:
+def solve(
+    problem: Problem,
+    theta_RP: Array,
+    weights_Rn: Array,
+    from_delta: float,
+    max_steps: int = MAX_STEPS,
+) -> Solution:
     """Minimise every row from its start under its weights.
 
     Args:
         from_delta: corner of the first stage; rows that start near their optimum need few stages.
+        max_steps: of each stage.
     """
     rows = max(1, BLOCK // weights_Rn.shape[1])
     theta = problem.clip(theta_RP)
     ends = [
-        _block(problem, theta[i : i + rows], weights_Rn[i : i + rows], from_delta)
+        _block(problem, theta[i : i + rows], weights_Rn[i : i + rows], from_delta, max_steps)
         for i in range(0, len(theta), rows)
     ]
     theta, value, cosine = (np.concatenate([end[i] for end in ends]) for i in range(3))
@@ -123,26 +131,28 @@ def solve(problem: Problem, theta_RP: Array, weights_Rn: Array, from_delta: floa
 
 
 def _block(
-    problem: Problem, theta: Array, weights: Array, from_delta: float
+    problem: Problem, theta: Array, weights: Array, from_delta: float, max_steps: int
 ) -> tuple[Array, Array, Array]:
     delta, last = from_delta, problem.objective.threshold
     if not np.isfinite(last):
-        theta = _stage(problem, theta, weights, last, GAIN)
+        theta = _stage(problem, theta, weights, last, GAIN, max_steps)
     else:
         while delta > last * FACTOR:
-            theta = _stage(problem, theta, weights, delta, ROUGH_GAIN)
+            theta = _stage(problem, theta, weights, delta, ROUGH_GAIN, max_steps)
             delta /= FACTOR
-        theta = _stage(problem, theta, weights, last, GAIN)
+        theta = _stage(problem, theta, weights, last, GAIN, max_steps)
     return theta, problem.values(theta, weights), _Local(problem, theta, weights, last).cosine()
 
 
-def _stage(problem: Problem, theta: Array, weights: Array, delta: float, gain: float) -> Array:
+def _stage(
+    problem: Problem, theta: Array, weights: Array, delta: float, gain: float, max_steps: int
+) -> Array:
     """Newton steps at one corner until no row has more to gain; rows that are done are left out."""
     theta = theta.copy()
     active = np.arange(len(theta))
     at = _Local(problem, theta, weights, delta)
     damping = np.full(len(theta), 0.1)
-    for _ in range(MAX_STEPS):
+    for _ in range(max_steps):
         step, promised = at.step(damping)
         going = ((promised > gain * at.value) | (damping > 1.0)) & (damping < 1e9)
         if not going.all():
@@ -151,9 +161,9 @@ def _stage(problem: Problem, theta: Array, weights: Array, delta: float, gain: f
             if not len(active):
                 break
             at = at.rows(going)
-        trial = at.theta.copy()
-        trial[:, problem.free] += step
-        trial = problem.clip(trial)
+        whole = np.zeros_like(at.theta)
+        whole[:, problem.free] = step
+        trial = problem.clip(problem.law.move(at.theta, whole))
         found = _Local(problem, trial, at.weights, delta)
         better = found.value < at.value
         ratio = (at.value - found.value) / np.maximum(promised, 1e-300)

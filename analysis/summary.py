@@ -22,6 +22,8 @@ def summary(found: Answer) -> str:
     ]
     for point in found.extra["allocation"]:
         lines += ["", f"compute C = {point['C']:.4g} is spent best at", *_allocation(point)]
+    if found.approaches:
+        lines += ["", *_approaches(found)]
     if found.extra["predictions"]:
         lines += ["", *(_prediction(item) for item in found.extra["predictions"])]
     if "held_out" in found.extra:
@@ -85,6 +87,32 @@ def _allocation(point: dict[str, Any]) -> list[str]:
             row.append(f"{_number(low)} to {_number(high)}")
         rows.append(row)
     return table(["", "value", *(["interval"] if "intervals" in point else [])], rows)
+
+
+def _approaches(found: Answer) -> list[str]:
+    """A line for each approach that gave one, how far apart they are, and the refusals."""
+    rows = []
+    for one in found.extra["approaches"]:
+        if "refused" in one:
+            continue
+        ends = one["interval"]
+        interval = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+        sizes = [
+            _number(at["N"], 4)
+            + ("" if at["N_interval"] is None else " [{:.3g}, {:.3g}]".format(*at["N_interval"]))
+            for at in one["allocation"]
+        ]
+        rows.append([one["approach"], f"{one['a']:.4f}", interval, *sizes])
+    budgets = [f"N at C = {point['C']:.3g}" for point in found.extra["allocation"]]
+    lines = table(["approach (N ~ C^a)", "a", "interval", *budgets], rows) if rows else []
+    for row in found.extra["disagreement"]:
+        words = {True: "intervals apart", False: "intervals meet", None: "no intervals"}
+        lines.append(
+            f"{' against '.join(row['between'])}: a {row['a_difference']:+.3f}, "
+            f"N {row['N_ratio']:.2f} times as large at C = {row['C']:.3g}; {words[row['apart']]}"
+        )
+    refused = [one for one in found.extra["approaches"] if "refused" in one]
+    return [*lines, *(f"{one['approach']}: refused: {one['refused']}" for one in refused)]
 
 
 def _prediction(item: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ examples:
   pdx fit runs.csv --law chinchilla --filter "loss < 3.42" --bootstrap 4000 --json fit.json
   pdx fit runs.csv --map N=params,D=tokens,loss=val --hold-out "C > 1e21" --figure fit.png
   pdx fit runs.csv --law power_offset --map x=params,loss=val --loss mse_log
+  pdx fit curves.csv --run run_id --approaches --bootstrap 1000 --figure approaches.png
   pdx fit runs.csv --compare chinchilla_tied,chinchilla_gamma,kaplan --compute 1e21,1e22
 """
 
@@ -67,7 +68,13 @@ def main(arguments: list[str]) -> None:
 
         raw = {**found.to_json(), "command": command}
         write_text(Path(options.json), json.dumps(raw, indent=1, allow_nan=False) + "\n")
-    if options.figure is not None:
+    if options.figure is not None and options.approaches:
+        from pdx.analysis.approaches_figure import (  # pyright: ignore[reportMissingImports]
+            draw_approaches,
+        )
+
+        draw_approaches(found, Path(options.figure), options.level)
+    elif options.figure is not None:
         from pdx.analysis.fit_figure import draw_fit  # pyright: ignore[reportMissingImports]
 
         draw_fit(found, Path(options.figure))
@@ -142,6 +149,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE,...",
         help="predict the loss here, e.g. N=7e9,D=1.4e11; may be given again",
     )
+    ask.add_argument(
+        "--approaches",
+        action="store_true",
+        help="compute-optimal size by envelope, isoFLOP and surface side by side",
+    )
     out = own.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="everything, to repeat and to doubt; - prints")
     out.add_argument("--figure", metavar="FILE", help=".png, .pdf or .svg")
@@ -197,6 +209,7 @@ def _ask(options: argparse.Namespace) -> Any:
         flops=[_number("--compute", text) for text in _list(options.compute)],
         targets=[_numbers("--at", text) for text in options.at],
         num_folds=options.folds,
+        with_approaches=options.approaches,
         seed=options.seed,
     )
 

@@ -961,6 +961,182 @@ MUTATIONS = [
         "if False:",
         "config",
     ),
+    # ---- fits ----
+    Mutation(
+        "the distillation law's gradient by kappa has the wrong sign",
+        "analysis/laws/distillation.py",
+        "jacobian[:, 6] *= -left",
+        "jacobian[:, 6] *= left",
+        "laws",
+    ),
+    Mutation(
+        "the gamma law's gradient lacks gamma's own term",
+        "analysis/laws/chinchilla.py",
+        "jacobian[:, 4] = log_sum\n",
+        "jacobian[:, 4] = 0.0\n",
+        "laws",
+    ),
+    Mutation(
+        "repetitions lose the term that effective N owes to the optimum",
+        "analysis/laws/data_constrained.py",
+        "moved = -alpha * share_N * np.where(excess, 1.0 - by_excess, 0.0)",
+        "moved = 0.0 * share_N",
+        "laws",
+    ),
+    Mutation(
+        "the valley of gamma is left",
+        "analysis/laws/chinchilla.py",
+        "step[:, others] *= (at / (at + step[:, gamma]))[:, None]",
+        "step[:, others] *= 1.0",
+        "laws",
+    ),
+    Mutation(
+        "huber is lad",
+        "analysis/objectives.py",
+        'return {"huber": self.delta, "lad": SHARP}.get(self.kind, np.inf)',
+        'return {"huber": SHARP, "lad": SHARP}.get(self.kind, np.inf)',
+        "laws",
+    ),
+    Mutation(
+        "lad is huber",
+        "analysis/objectives.py",
+        'return {"huber": self.delta, "lad": SHARP}.get(self.kind, np.inf)',
+        'return {"huber": self.delta, "lad": self.delta}.get(self.kind, np.inf)',
+        "laws",
+    ),
+    Mutation(
+        "weights ignored",
+        "analysis/fit.py",
+        "solve(problem, starts, np.tile(w, (len(starts), 1)), WIDE)",
+        "solve(problem, starts, np.ones((len(starts), len(w))), WIDE)",
+        "laws",
+    ),
+    Mutation(
+        "weights ignored in resamples",
+        "analysis/bootstrap.py",
+        "felt = counts * w",
+        "felt = counts",
+        "laws",
+    ),
+    Mutation(
+        "resamples drawn without replacement",
+        "analysis/bootstrap.py",
+        "drawn = rng.integers(self.num_runs, size=(num, self.num_runs))",
+        "drawn = rng.permuted(np.tile(np.arange(self.num_runs), (num, 1)), axis=1)",
+        "laws",
+    ),
+    Mutation(
+        "checkpoints resampled as if they were runs",
+        "analysis/bootstrap.py",
+        "names = np.arange(len(points)) if runs is None else np.asarray(runs)",
+        "names = np.arange(len(points))",
+        "laws",
+    ),
+    Mutation(
+        "every interval at 95%",
+        "analysis/bootstrap.py",
+        "tail = 50 * (1 - level)",
+        "tail = 2.5",
+        "laws",
+    ),
+    Mutation(
+        "AICc without its correction for few points",
+        "analysis/fitted.py",
+        "return spread + 2 * free + 2 * free * (free + 1) / (num - free - 1)",
+        "return spread + 2 * free",
+        "laws",
+    ),
+    Mutation(
+        "the variance is not counted by AICc",
+        "analysis/fitted.py",
+        "num, free = self.num_points, self.num_free + 1",
+        "num, free = self.num_points, self.num_free",
+        "laws",
+    ),
+    Mutation(
+        "held-out points are fitted too",
+        "analysis/points.py",
+        "return points.where(~out), points.where(out), warnings",
+        "return points, points.where(out), warnings",
+        "fit",
+    ),
+    Mutation(
+        "folds are fitted on what they test",
+        "analysis/validate.py",
+        "found = fitter(law, kept, loss[~out], weights[~out])",
+        "found = fitter(law, columns, loss, weights)",
+        "laws",
+    ),
+    Mutation(
+        "folds split runs",
+        "analysis/validate.py",
+        "return fold[run.reshape(-1)]",
+        "return np.arange(len(runs)) % num_folds",
+        "laws",
+    ),
+    Mutation(
+        "the exponents of allocation swapped",
+        "analysis/allocation.py",
+        "a, b = beta / (alpha + beta), alpha / (alpha + beta)",
+        "b, a = beta / (alpha + beta), alpha / (alpha + beta)",
+        "laws",
+    ),
+    Mutation(
+        "levels counted by rows",
+        "analysis/levels.py",
+        "if not found or value > found[-1] * (1 + SAME):",
+        "if True:",
+        "laws",
+    ),
+    Mutation(
+        "E may be negative",
+        "analysis/laws/chinchilla.py",
+        "return box(self, E=(0.0, float(loss.min())))",
+        "return box(self, E=(-5.0, float(loss.min())))",
+        "laws",
+    ),
+    Mutation(
+        "a profile that does not close is no doubt",
+        "analysis/fit.py",
+        "if n in profiles and is_flat(problem, theta, n, profiles[n])",
+        "if False",
+        "laws",
+    ),
+    Mutation(
+        "the spread of resamples is no doubt",
+        "analysis/bootstrap.py",
+        "if n not in known]",
+        "if False]",
+        "laws",
+    ),
+    Mutation(
+        "a parabola's minimum may lie anywhere",
+        "analysis/parabolas.py",
+        "elif not sizes[1] <= middle * np.exp(bottom) <= sizes[-2]:",
+        "elif False:",
+        "approaches",
+    ),
+    Mutation(
+        "a parabola's curvature is not tested",
+        "analysis/parabolas.py",
+        "elif k2 <= _uncertain(design, y, found):",
+        "elif k2 <= 0:",
+        "approaches",
+    ),
+    Mutation(
+        "approach 2 reads every checkpoint",
+        "analysis/approaches.py",
+        'last = _last(columns["D"], runs)',
+        "last = np.arange(len(N))",
+        "approaches",
+    ),
+    Mutation(
+        "the envelope steps from size to size",
+        "analysis/envelope.py",
+        "np.exp(x[at] + moved)",
+        "np.exp(x[at])",
+        "approaches",
+    ),
 ]
 
 
@@ -987,7 +1163,10 @@ def main(words: list[str]) -> int:
                 )
             elif (ROOT / name).exists():
                 shutil.copy(ROOT / name, copy / name)
-        where = [sys.executable, "-c", "import pdx; print(pdx.__file__)"]
+        # installed editable, pdx.analysis is the tree's own folder unless pdx holds one
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "analysis", copy / "pdx" / "analysis", ignore=ignored)
+        where = [sys.executable, "-c", "import pdx.analysis; print(pdx.analysis.__file__)"]
         found = subprocess.run(where, cwd=copy, capture_output=True, text=True).stdout
         if not found.startswith(str(copy)):
             print(f"the tests would run on {found.strip()} and not on the copy")

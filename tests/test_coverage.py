@@ -83,8 +83,8 @@ def draw(found: np.ndarray, truth: float, covered: np.ndarray, numbers: dict) ->
         axes.annotate(
             "truth", (numbers["num_sets"], truth / 1e9), xytext=(2, 2), textcoords="offset points"
         )
-        axes.set_xlabel("synthetic data sets, by their estimate")
-        axes.set_ylabel("compute-optimal N at 1e22 FLOPs (1e9)")
+        axes.set_xlabel("synthetic data sets, by their estimate of the compute-optimal N*")
+        axes.set_ylabel("N* at 1e22 FLOPs (1e9)")
         axes.set_title(
             f"95% intervals cover {numbers['coverage']:.1%} of the time; median width "
             f"{numbers['median_width_over_warranted']:.2f} of what the estimates' spread warrants",

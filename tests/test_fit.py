@@ -254,6 +254,41 @@ def test_options_reach_the_fit(tmp_path: Path) -> None:
     assert found["held_out"]["decades_beyond"]["C"] > 0
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet", ".pq"])
+def test_a_file_is_read_by_its_ending(tmp_path: Path, suffix: str) -> None:
+    """The same table gives the same fit, whatever it is written as."""
+    table = runs(note="a, b")  # a comma in a cell
+    path = tmp_path / f"runs{suffix}"
+    if suffix == ".tsv":
+        table.to_csv(path, sep="\t", index=False)
+    else:
+        table.to_parquet(path)
+    found = fit_json(tmp_path, path, "--folds", 0)
+    as_csv = fit_json(tmp_path, write(tmp_path, table), "--folds", 0)
+    assert found["data_digest"] == as_csv["data_digest"]
+    assert found["parameters"] == pytest.approx(as_csv["parameters"], rel=1e-9)
+
+
+def test_a_column_of_weights_weighs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of weight two is the run twice; one of hardly any weight is hardly there."""
+    table = runs()
+    twice = np.arange(30) % 4 == 0
+    spoilt = np.arange(30) == 11
+    table.loc[spoilt, "loss"] *= 1.3
+    path = write(tmp_path, table.assign(trust=np.where(spoilt, 1e-9, 1.0 + twice)))
+    found = fit_json(tmp_path, path, "--weights", "trust", "--loss", "mse_log", "--folds", 0)
+    path = write(tmp_path, pd.concat([table[~spoilt], table[twice & ~spoilt]]))
+    doubled = fit_json(tmp_path, path, "--loss", "mse_log", "--folds", 0)
+    assert found["parameters"] == pytest.approx(doubled["parameters"], rel=1e-5)
+    path = write(tmp_path, runs(trust=[-1.0, *[1.0] * 29]))
+    assert "weights (trust): is zero or negative in row 1" in said(
+        capsys, path, "--weights", "trust"
+    )
+    assert "--weights trus: not in the table. The nearest: trust" in said(
+        capsys, path, "--weights", "trus"
+    )
+
+
 def test_a_users_law_and_a_supervised_baseline(tmp_path: Path) -> None:
     source = "def mine(N, D, *, E=1.5, a=1.0, b=1.0):\n"
     source += "    return E + a * 480 / N**0.35 + b * 2100 / D**0.37\n"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import TINY
@@ -364,15 +365,50 @@ def test_the_plan_in_words_counts_what_there_is_to_do(
     assert "3 of 4 to do" in status_of(plan, env), "not started, and one run known from elsewhere"
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in sweeps_dir().glob("*.yaml")))
+SHIPPED = [
+    (path.stem, scale)
+    for path in sorted(sweeps_dir().glob("*.yaml"))
+    for scale in yaml.safe_load(path.read_text())["scales"]
+]
+
+
+@pytest.mark.parametrize(("name", "scale"), SHIPPED)
 def test_every_shipped_sweep_plans_the_runs_that_it_counts(
-    compose_cfg: Callable[..., Any], tmp_path: Path, name: str
+    compose_cfg: Callable[..., Any], tmp_path: Path, name: str, scale: str
 ):
-    definition = define(name, None, [], "")
+    definition = define(name, scale, [], "")
     assert definition.expected_runs, "a shipped sweep states its count"
 
     def compose(overrides: list[str]) -> Any:
-        return compose_cfg(f"env.outputs={tmp_path}", *overrides)
+        kept = [o for o in overrides if not o.startswith("data")]  # a hub needs a network
+        return compose_cfg(f"env.outputs={tmp_path}", *kept)
 
     plan, _ = make_plan(definition, compose)
     assert len(plan.points) == definition.expected_runs
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_the_isoflop_sweep_holds_its_compute(
+    compose_cfg: Callable[..., Any], tmp_path: Path, scale: str
+):
+    """Each budget is one 6ND to 1%, as `pdx fit --approaches` wants it, with 5 sizes or more."""
+    from pdx.analysis.parabolas import budgets_of
+
+    def compose(overrides: list[str]) -> Any:
+        kept = [o for o in overrides if not o.startswith("data")]  # a hub needs a network
+        return compose_cfg(f"env.outputs={tmp_path}", *kept)
+
+    plan, _ = make_plan(define("isoflop", scale, [], ""), compose)
+    vocab = {"cpu": 1024, "gpu": 50257}[scale]  # of the BPE, and of gpt2
+    N = np.array(
+        [
+            p.facts["num_params_non_embedding"] + vocab * p.config["student"]["hidden_size"]
+            for p in plan.points
+        ],
+        dtype=float,
+    )
+    D = np.array([p.facts["num_tokens"] for p in plan.points], dtype=float)
+    budgets = budgets_of(6 * N * D, N)
+    assert len(budgets) == 3 and sum(len(rows) for rows in budgets) == len(N)
+    for rows in budgets:
+        assert np.ptp((N * D)[rows]) < 0.01 * (N * D)[rows].mean() and len(rows) >= 5

@@ -125,6 +125,10 @@ class ChinchillaGamma(Law):
         """E lies between 0 and the lowest loss seen; gamma away from 0, where nothing is left."""
         return box(self, E=(0.0, float(loss.min())), gamma=(0.02, 5.0))
 
+    def move(self, theta_RP: Array, step_RP: Array) -> Array:
+        """Along the valley of gamma; see `with_gamma`."""
+        return theta_RP + with_gamma(theta_RP, step_RP, slice(1, 5), 5)
+
     def starts(self, logs: Columns, loss: Array) -> Array:
         """Chinchilla's starts for every gamma, once E is taken off at its own best value."""
         plain = Chinchilla().starts(logs, loss)
@@ -159,6 +163,20 @@ def power_of_sum(theta_R5: Array, logs: Columns) -> tuple[Array, Array]:
     jacobian[:, 3] = -logs["D"] * jacobian[:, 1]
     jacobian[:, 4] = log_sum
     return gamma * log_sum, jacobian
+
+
+def with_gamma(theta_RP: Array, step_RP: Array, others: slice, gamma: int) -> Array:
+    """The step under which gamma times each of ``others`` moves along a straight line.
+
+    The curve is known by gamma log A, gamma log B, gamma alpha, gamma beta and little else of
+    gamma (whose derivative at these given is an entropy, ln 2 at most), so valleys are straight in
+    them and hyperbolas in A, B, alpha, beta.
+    """
+    step = step_RP.copy()
+    at = theta_RP[:, gamma]
+    step[:, gamma] = np.maximum(step[:, gamma], -0.9 * at)
+    step[:, others] *= (at / (at + step[:, gamma]))[:, None]
+    return step
 
 
 def two_terms(exponents_G2: Array, logs: Columns, loss: Array) -> Array:

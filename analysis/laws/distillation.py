@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .chinchilla import ChinchillaGamma, power_of_sum
+from .chinchilla import ChinchillaGamma, power_of_sum, with_gamma
 from .law import Array, Columns, Law, Shifts, box
 from .projection import grid, nonnegative
 
@@ -85,6 +85,10 @@ class Distillation(Law):
         """Q = 0 is the limit that data rarely tell from the truth."""
         limits = {"log_kappa": (-15.0, 15.0), "log_f1": (float(np.log(0.01)), float(np.log(5.0)))}
         return box(self, gamma=(0.02, 5.0), c0=(-5.0, 10.0), q=(1e-6, 20.0), **limits)
+
+    def move(self, theta_RP: Array, step_RP: Array) -> Array:
+        """Along the valley of gamma; see `with_gamma`."""
+        return theta_RP + with_gamma(theta_RP, step_RP, slice(0, 4), 4)
 
     def starts(self, logs: Columns, loss: Array) -> Array:
         """For each shape of the bracket and set of exponents, A and B by projection."""

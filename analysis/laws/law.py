@@ -75,6 +75,13 @@ class Law:
         """Starting points [S, P]."""
         raise NotImplementedError
 
+    def move(self, theta_RP: Array, step_RP: Array) -> Array:
+        """Where a step leads: along a straight line, unless the law's valleys bend.
+
+        To first order it is the sum of both; a coordinate whose step is 0 stays.
+        """
+        return theta_RP + step_RP
+
     def natural(self, theta: Array, shifts: Shifts) -> dict[str, Array]:
         """Parameters of the uncentred law from theta [..., P]."""
         at = {name: theta[..., i] for i, name in enumerate(self.coordinates)}
