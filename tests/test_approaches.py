@@ -71,9 +71,9 @@ def test_each_approach_holds_the_true_exponent_in_its_interval(seed: int) -> Non
 
 
 def test_without_noise_the_exponent_is_exact() -> None:
-    columns, runs = ladder(40)
+    columns, runs = ladder(8)  # few enough that steps from size to size would give 0.525
     found = envelope(columns, losses(columns, 0, noise=0.0), runs)
-    assert found.a == pytest.approx(EXPONENT, abs=0.004)
+    assert found.a == pytest.approx(EXPONENT, abs=0.001)
     columns = sweep(spread=2.0)
     exact = isoflop(columns, losses(columns, 0, noise=0.0), np.arange(36))
     assert exact.a == pytest.approx(EXPONENT, abs=0.002)
