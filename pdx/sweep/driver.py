@@ -30,7 +30,7 @@ from pdx.sweep.settings import Interval
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
 
-ENDING_SECONDS = 20.0  # for Ray's tasks to save their runs and to give them back
+ENDING_SECONDS = 20.0  # for Ray to kill the tasks of a driver that left
 
 
 def drive(sweeper: Any, arguments: list[str]) -> Any:

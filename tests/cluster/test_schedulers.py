@@ -66,7 +66,10 @@ def test_workers_are_on_both_nodes_and_one_of_them_is_lost(
 def test_a_sweep_goes_on_after_ctrl_c_and_the_loss_of_a_worker_and_the_driver(
     shell: Shell, scheduler: Slurm | Ray, command: list[str]
 ):
-    """Ctrl-C leaves nothing running; of a lost driver Slurm's workers go on, and Ray's end."""
+    """Ctrl-C leaves nothing running: Slurm's workers give their runs back, Ray kills its tasks.
+
+    Of a lost driver Slurm's workers go on, and Ray's end.
+    """
     with held_in_midst(shell, command, 4) as driver:
         if isinstance(scheduler, Slurm):
             cancel_one(shell)
@@ -74,7 +77,8 @@ def test_a_sweep_goes_on_after_ctrl_c_and_the_loss_of_a_worker_and_the_driver(
         assert driver.wait(SECONDS) == 130
         assert not workers(scheduler, "n1", "n2")
         assert {t.state.name for t in shell.trials()} == {"FAIL", "WAITING"}
-        assert {t.user_attrs["retries"] for t in shell.trials()} == {0}, "nothing was at fault"
+        retries = {t.user_attrs["retries"] for t in shell.trials()}
+        assert retries == ({0} if isinstance(scheduler, Slurm) else {0, 1})
         assert "RUNNING" not in {r.info.status for r in shell.mlflow_runs()}
     with held_in_midst(shell, command, 4) as driver:
         workers(scheduler, "n2")[0].kill()
