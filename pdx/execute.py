@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,9 +74,11 @@ def execute(
                 run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
             )
             num_ranks(run, env)  # its own checks, before anything is made
-            Shared.of(run, env).ensure(run.num_windows)  # all of it, before the first step
+            shared = Shared.of(run, env)
+            shared.ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
-                result = _Execution(run, env, ranks, observe, quiet, must_end, ready).result()
+                execution = _Execution(shared, ranks, observe, quiet, must_end, ready)
+                result = execution.result()
             if result["status"] != "pruned":
                 write_json(path, result)
                 checkpoint.drop(run_dir)
@@ -85,7 +88,7 @@ def execute(
 def take_part(run: Run, env: Env, ranks: Ranks) -> None:
     """Be one of the ranks of a run that rank 0 executes."""
     quiet_transformers()
-    _Execution(run, env, ranks, quiet=True).result()
+    _Execution(Shared.of(run, env, ranks.device), ranks, quiet=True).result()
 
 
 class _Execution:
@@ -93,8 +96,7 @@ class _Execution:
 
     def __init__(
         self,
-        run: Run,
-        env: Env,
+        shared: Shared,
         ranks: Ranks,
         observe: Observe | None = None,
         quiet: bool = False,
@@ -102,15 +104,15 @@ class _Execution:
         ready: float | None = None,
     ) -> None:
         self.ready = time.monotonic() if ready is None else ready
-        self.run, self.env, self.ranks, self.observe = run, env, ranks, observe
-        self.run_dir = env.paths.runs / run.run_id
+        self.shared = replace(shared, device=ranks.device)
+        self.run, self.env, self.ranks, self.observe = shared.run, shared.env, ranks, observe
+        self.run_dir = self.env.paths.runs / self.run.run_id
         self.quiet, self.pruned = quiet, False
-        self.keeper = checkpoint.Keeper(self.run_dir, env.checkpoint_seconds, must_end, ranks)
+        self.keeper = checkpoint.Keeper(self.run_dir, self.env.checkpoint_seconds, must_end, ranks)
 
     def result(self) -> dict[str, Any]:
         """Train, evaluate, save."""
-        run, began = self.run, time.monotonic()
-        self.shared = shared = Shared.of(run, self.env, self.ranks.device)
+        run, shared, began = self.run, self.shared, time.monotonic()
         self.device, self.val = shared.device, shared.token_set.windows("val")
         if not self.quiet:
             print(
