@@ -155,7 +155,8 @@ class Search:
             key: {k: v for k, v in config.items() if k != "env"}
             for key, config in self.templates.items()
         }
-        return self.to_json() | {"templates": templates}
+        drawn_from = {k: v for k, v in self.to_json().items() if k != "base"}  # templates hold it
+        return drawn_from | {"templates": templates}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``plan.json``."""
