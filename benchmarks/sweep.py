@@ -42,13 +42,9 @@ LAUNCHER = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={NUM_SLOTS}"]
 SWEEPERS = {
     PDX: [f"env.num_workers={NUM_SLOTS}"],
     JOBLIB: ["hydra/sweeper=basic", *LAUNCHER],
-    # Its own name for the grid sampler, where conf/ has one of that name too.
     OPTUNA: [
         "hydra/sweeper=optuna",
-        "hydra/sweeper/sampler=random",
-        "~hydra.sweeper.sampler.seed",
-        "hydra.sweeper.sampler._target_=optuna.samplers.GridSampler",
-        "+hydra.sweeper.sampler._partial_=true",
+        "hydra/sweeper/sampler=grid",
         f"hydra.sweeper.n_jobs={NUM_SLOTS}",
         f"hydra.sweeper.n_trials={NUM_RUNS}",
         *LAUNCHER,
