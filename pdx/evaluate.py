@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pdx.frozen import FrozenTeacher
 
 EVAL_BATCH_TOKENS = 8192
+CACHED_ELEMENTS = 2**19  # logits of a chunk that stay in a CPU's cache: half the time of chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ def _passes(
 
 def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
     size = chunk_size(head.vocab_size)
+    if hidden_ND.device.type == "cpu":
+        size = max(1, CACHED_ELEMENTS // head.vocab_size)
     for start in range(0, len(hidden_ND), size):
         part = slice(start, start + size)
         yield part, head(hidden_ND[part]).float()
@@ -207,13 +210,14 @@ def compare(
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
         for part, student_CV in _logits(hidden_ND, student_head):
             mask_C = mask_N[part]
-            student_CV = student_CV[mask_C].log_softmax(-1)
-            teacher_CV = teacher_head(teacher_ND[part][mask_C]).float().log_softmax(-1)
-            kl += (teacher_CV.exp() * (teacher_CV - student_CV)).sum().double()
-            confidence_C, top_C = student_CV.max(-1)
-            agree += int((top_C == teacher_CV.argmax(-1)).sum())
+            student_CV = student_CV.log_softmax(-1)
+            teacher_CV = teacher_head(teacher_ND[part]).float().log_softmax(-1)
+            kl_C = torch.einsum("cv,cv->c", teacher_CV.exp(), teacher_CV - student_CV)
+            kl += kl_C[mask_C].double().sum()
+            top_C = student_CV.argmax(-1)[mask_C]
+            agree += int((top_C == teacher_CV.argmax(-1)[mask_C]).sum())
             right_C = (top_C == targets_N[part][mask_C]).double()
-            confidence_C = confidence_C.exp().double()
+            confidence_C = student_CV.amax(-1)[mask_C].exp().double()
             bin_C = (confidence_C * num_bins).long().clamp(max=num_bins - 1)
             for row, value in enumerate((torch.ones_like(right_C), confidence_C, right_C)):
                 bins[row].index_add_(0, bin_C, value)

@@ -1,7 +1,6 @@
 """Teachers: trained here or pretrained, loaded frozen, and named by what they are."""
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from pdx.data import tokens
 from pdx.errors import ConfigError
 from pdx.evaluate import Evaluation
 from pdx.files import digest, digest_file
+from pdx.known import once
 from pdx.losses.none import NoDistillation
 from pdx.models import Llama
 from pdx.optim import AdamW
@@ -229,12 +229,8 @@ def weights_digest(directory: Path) -> str:
             "save_pretrained(..., safe_serialization=True). Pickled weights are never loaded."
         )
     stamps = [
-        (str(f), f.stat().st_size, f.stat().st_mtime_ns)
+        [str(f), f.stat().st_size, f.stat().st_mtime_ns]
         for f in [*files, directory / "config.json"]
     ]
-    return _weights_digest(tuple(stamps))
-
-
-@lru_cache(maxsize=64)
-def _weights_digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    return digest([[Path(name).name, digest_file(Path(name), 64)] for name, _, _ in stamps])
+    names = [Path(name) for name, _, _ in stamps]
+    return once(digest(stamps), lambda: digest([[n.name, digest_file(n, 64)] for n in names]))

@@ -66,11 +66,8 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
     uri = env.mlflow_uri
     if uri.startswith("sqlite:///"):
         env.paths.root.mkdir(parents=True, exist_ok=True)
-    else:  # fail in seconds, not after minutes of retries
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = _client(uri)
         experiment = client.get_experiment_by_name(env.experiment)
         if experiment is not None:
             return client, experiment.experiment_id
@@ -84,6 +81,13 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
             "(`pdx ui` serves the default store), or set env.tracking_uri=null for a SQLite file "
             "in the output directory."
         ) from err
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that fails in seconds where there is no server, not after minutes of retries."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    return MlflowClient(tracking_uri=uri)
 
 
 def load_stores() -> None:
@@ -109,10 +113,15 @@ def _find(client: MlflowClient, experiment: str, **tags: str) -> str | None:
 
 
 class SweepLog:
-    """The parent run of a sweep."""
+    """The parent run of a sweep: looked up, or known from who looked it up before."""
 
-    def __init__(self, env: Env, sweep_id: str) -> None:
+    def __init__(
+        self, env: Env, sweep_id: str, experiment: str | None = None, run_id: str | None = None
+    ) -> None:
         self.env, self.sweep_id = env, sweep_id
+        if experiment is not None:
+            self.client, self.experiment, self.run_id = _client(env.mlflow_uri), experiment, run_id
+            return
         self.client, self.experiment = connect(env)
         self.run_id = _find(self.client, self.experiment, kind="sweep", sweep_id=sweep_id)
 

@@ -26,6 +26,7 @@ from pdx.checkpoint import Paused
 from pdx.config import Run, config_of, run_of_resolved
 from pdx.env import Env
 from pdx.errors import ConfigError, PdxError, RankLost
+from pdx.known import know, known
 from pdx.prepare import device_of
 from pdx.ranks import Ranks
 
@@ -146,7 +147,7 @@ class _Team:
 
     def post(self, run: Run, env: Env) -> None:
         """Call everyone to a run."""
-        self._post(json.dumps(config_of(run, env)))
+        self._post(json.dumps([config_of(run, env), known()]))
 
     def _post(self, message: str) -> None:
         self.store.set(f"run/{self._num_posted}", message)
@@ -211,7 +212,9 @@ def _serve(store: dist.Store, rank: int, count: int) -> None:
         message = store.get(f"run/{number}")
         if not message:
             break
-        run, env = run_of_resolved(json.loads(message))
+        config, given = json.loads(message)
+        know(given)
+        run, env = run_of_resolved(config)
         try:
             with suppress(Paused):
                 take_part(run, env, _enter(store, rank, count, env))

@@ -1,5 +1,6 @@
 """Tokens: windows, the shift, the order of training, bytes, and a directory that is whole."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pdx.data import TokenSet, prepare, window_order
 from pdx.data.shards import ShardWriter
 from pdx.data.tokenizer import Encoder, tokenizer_digest, wrap
 from pdx.errors import DataError
+from pdx.known import know, known
 from pdx.paths import Outputs, conf_dir
 
 SMALL = {"seq_len": 16, "vocab_size": 300, "val_frac": 0.1, "test_frac": 0.1}
@@ -230,7 +232,26 @@ def test_preparing_twice_tokenises_once(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("student.bin", "val.bin", "tokenizer/tokenizer.json"):
         assert (elsewhere.dir / name).read_bytes() == (first.dir / name).read_bytes()
     (tmp_path / "in" / "000.txt").write_text("another text\n" * 40)
+    assert prepare(data, Outputs(tmp_path / "out")).digest == first.digest  # read once a process
+    with pytest.raises(DataError, match=r"data\.paths=.*: changed since it was first read here"):
+        prepare(data, Outputs(tmp_path / "out3"))  # its tokens would have another text's name
+    monkeypatch.setattr("pdx.known._KNOWN", {})  # as in another process
     assert prepare(data, Outputs(tmp_path / "out")).digest != first.digest
+
+
+def test_what_one_process_read_of_a_corpus_others_take_on_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rng = np.random.default_rng(0)
+    write_corpus(tmp_path / "in", [words(rng, 200) for _ in range(20)])
+    data = component("files", **SMALL, paths=[f"{tmp_path}/in/*.txt"])
+    monkeypatch.setattr("pdx.known._KNOWN", {})
+    first = prepare(data, Outputs(tmp_path / "out"))
+    handed = json.loads(json.dumps(known()))
+    monkeypatch.setattr("pdx.known._KNOWN", {})
+    know(handed)
+    monkeypatch.setattr(type(data), "content", lambda _: pytest.fail("read the corpus again"))
+    assert prepare(data, Outputs(tmp_path / "out")).digest == first.digest
 
 
 # ---- tokens and bytes ----------------------------------------------------------------

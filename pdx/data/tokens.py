@@ -13,6 +13,7 @@ from pdx.data.shards import Shard
 from pdx.data.split import random_order
 from pdx.errors import DataError
 from pdx.files import digest, locked, publish, read_json, write_json
+from pdx.known import once
 from pdx.paths import Outputs
 
 if TYPE_CHECKING:
@@ -40,21 +41,15 @@ class Batch(NamedTuple):
         return Batch(*moved)  # type: ignore[arg-type]
 
 
-_IDENTITIES: dict[str, dict[str, Any]] = {}
+def identity(data: Any) -> dict[str, Any]:
+    """A corpus is its settings and its content, which a process reads once."""
+    settings = _settings(data)
+    return settings | once(digest(settings), data.content)
 
 
-def identity(data: Any, fresh: bool = False) -> dict[str, Any]:
-    """A corpus is its settings and its content, which is hashed once a process unless ``fresh``."""
-    settings = {
-        "format": FORMAT,
-        "_target_": f"{type(data).__module__}.{type(data).__qualname__}",
-        "version": data.version,
-        **asdict(data),
-    }
-    key = digest(settings)
-    if fresh or key not in _IDENTITIES:
-        _IDENTITIES[key] = settings | data.content()
-    return _IDENTITIES[key]
+def _settings(data: Any) -> dict[str, Any]:
+    named = {"format": FORMAT, "_target_": f"{type(data).__module__}.{type(data).__qualname__}"}
+    return named | {"version": data.version} | asdict(data)
 
 
 def find(data: Any, outputs: Outputs) -> "TokenSet | None":
@@ -64,11 +59,20 @@ def find(data: Any, outputs: Outputs) -> "TokenSet | None":
 
 
 def prepare(data: Any, outputs: Outputs) -> "TokenSet":
-    """The tokens of a data component: found by digest, or made once, whatever the processes."""
-    named = identity(data, fresh=True)
+    """The tokens of a data component: found by digest, or made once, whatever the processes.
+
+    Raises:
+        DataError: the corpus changed since this process named a run after it.
+    """
+    named = identity(data)
     name = digest(named)
     final = outputs.data / name
     if not (final / "manifest.json").exists():
+        if _settings(data) | data.content() != named:
+            raise DataError(
+                f"{data.source()}: changed since it was first read here; leave it alone until the "
+                "tokens are made, and give the same command again."
+            )
         with locked(outputs.data / f".{name}.lock"):
             if not (final / "manifest.json").exists():
                 for stale in outputs.data.glob(f".tmp-{name}-*"):  # of a process that was killed

@@ -20,8 +20,10 @@ from pdx.config import run_of_resolved
 from pdx.env import Env
 from pdx.errors import PdxError, RankLost
 from pdx.execute import execute, use_threads
+from pdx.files import read_json
+from pdx.known import know
 from pdx.sweep.across_seeds import AcrossSeeds
-from pdx.sweep.isolated import Outcome, Task
+from pdx.sweep.isolated import PREPARED, Outcome, Task
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.pruning import Pruning
 from pdx.sweep.storage import open_storage
@@ -42,7 +44,8 @@ def run_point(task: Task, must_end: Callable[[], bool] = lambda: False) -> Outco
 
 def _run_point(task: Task, must_end: Callable[[], bool], ready: float) -> Outcome:
     use_threads(task.num_threads)
-    point = task.point
+    point, prepared = task.point, read_json(task.directory / PREPARED)
+    know(prepared["known"])
     run, env = run_of_resolved(point.config)
     if run.run_id != point.run_id:
         return Outcome(
@@ -53,8 +56,8 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float) -> Outcom
     pruner = _pruner_of(task)
     if isinstance(pruner, AcrossSeeds) and pruner.loses(_study(task), task.trial_id, point):
         return Outcome("pruned", reason="its setting loses to the best one seed by seed")
-    parent, tags = SweepLog(env, task.sweep_id), {"role": point.role}
-    log = RunLog(env, run.run_id, "run", point.params, parent, point.label, tags)
+    parent = SweepLog(env, task.sweep_id, prepared["experiment"], prepared["parent"])
+    log = RunLog(env, run.run_id, "run", point.params, parent, point.label, {"role": point.role})
     observe = log.observe
     if pruner is not None and not isinstance(pruner, AcrossSeeds):
         observe = _with_pruner(pruner, task, env, log.observe)

@@ -13,6 +13,7 @@ from pdx.sweep.plan import Point
 from pdx.sweep.search import Method
 
 PRELOAD = "pdx.sweep.child"  # by name: this module, which a worker imports, stays light
+PREPARED = "prepared.json"  # what was looked up once for all runs of a sweep
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 20.0  # for a run that must end, to save itself; a step that hangs never would
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from optuna.trial import Trial
 
+from pdx.files import write_json
 from pdx.sweep.budget import Budget
-from pdx.sweep.isolated import Outcome, Task, run_isolated
+from pdx.sweep.isolated import PREPARED, Outcome, Task, run_isolated
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.placed import threads_here
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
@@ -27,8 +28,9 @@ class Prepare:
     def __call__(self, _cfg: Any) -> None:
         from pdx.config import run_of_resolved
         from pdx.execute import use_threads
+        from pdx.known import known
         from pdx.prepare import ensure_all
-        from pdx.tracking import log_teacher
+        from pdx.tracking import SweepLog, log_teacher
 
         use_threads(None)
         plan = load_plan(Path(self.directory))
@@ -39,6 +41,9 @@ class Prepare:
         ensure_all([p.config for p in [*pending(plan, env), *drawn]])
         for teacher_id in {p.facts["teacher_id"] for p in points} - {None}:
             log_teacher(env, teacher_id)
+        log = SweepLog(env, plan.sweep_id)
+        prepared = {"known": known(), "experiment": log.experiment, "parent": log.run_id}
+        write_json(Path(self.directory) / PREPARED, prepared)
 
 
 @dataclass(frozen=True)
