@@ -27,10 +27,10 @@ COMMON = [
     "eval.num_tokens=16384",
     "teacher.num_tokens=65536",
     "teacher.batch_size=16",
-    "store.shard_tokens=131072",
+    "store.shard_tokens=262144",
 ]
 # Unequal on purpose: the longest run trains some forty times as long as the shortest.
-TOKENS = (16384, 131072)
+TOKENS = (32768, 262144)
 GRID = [
     "student=s10k,s60k,s300k",
     f"train.num_tokens={','.join(map(str, TOKENS))}",
