@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from pdx.hydra_app import hydras_errors, message_of, other_sweeper, run_task
+from pdx.hydra_app import hydras_errors, hydras_own, message_of, other_sweeper, run_task
 
 HELP = """\
 pdx: sweeps over the design space of pre-training distillation
@@ -31,7 +31,7 @@ pdx: sweeps over the design space of pre-training distillation
 A sweep may be narrowed to a block of its file by scale=NAME. `train` and `capture` are Hydra
 applications: --cfg job, --config-dir, hydra/launcher=... work. `pdx train --help` shows the config.
 """
-SWEEP_VERBS = ("plan", "status", "report", "worker")
+SWEEP_VERBS = ("plan", "report", "worker")
 HYDRA_SHOWS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
 
 
@@ -107,13 +107,19 @@ def _taken(arguments: list[str], *keys: str) -> tuple[dict[str, str], list[str]]
 def _sweep(action: str, arguments: list[str]) -> None:
     """Every verb that takes a sweep: the same form, the same plan, another action."""
     ours, rest = _taken(arguments, "sweep", "scale")
-    flags = [a for a in rest if a in ("-m", "--multirun")]
-    rest = [a for a in rest if a not in flags]
+    rest = [a for a in rest if a not in ("-m", "--multirun")]
     command = shlex.join(["pdx", "train", "-m", *(f"{k}={v}" for k, v in ours.items()), *rest])
+    options, overrides = hydras_own(rest)
     handed = [f"hydra.sweeper.{key}={value}" for key, value in ours.items()]
-    # Encoded, so that what the user quoted or escaped is not read a second time.
-    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={quote(command)}"]
-    run_task(_no_task, ["-m", *rest, *handed])
+    # Hydra would set these in the plain config, before the sweep's file has its say: the sweeper
+    # reads them after it. Encoded, so that what is quoted or escaped is not read a second time.
+    handed.append(f"hydra.sweeper.overrides=[{','.join(map(_encoded, overrides))}]")
+    handed += [f"hydra.sweeper.action={action}", f"hydra.sweeper.command={_encoded(command)}"]
+    run_task(_no_task, ["-m", *options, *handed])
+
+
+def _encoded(text: str) -> str:
+    return quote(text).replace("~", "%7E")  # which quote leaves, and Hydra reads as a deletion
 
 
 def _no_task(cfg: Any) -> None:

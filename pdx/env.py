@@ -1,6 +1,7 @@
 """Where and on what runs go: never part of what a run is."""
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,10 @@ from pdx.paths import Outputs
 
 ISOLATION = ("forkserver", "inline")
 SHARDINGS = ("replicate", "fsdp")
+PASSWORDS = {
+    "storage": "put it into ~/.pgpass (PostgreSQL's, read on every node) or PGPASSWORD",
+    "tracking_uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,8 @@ class Env:
         num_workers: runs at once; ``auto`` is one a slot (``workers_per_gpu`` of each GPU), or one
             a CPU core.
         storage: URL of the database that keeps a sweep's study, for workers on hosts that cannot
-            lock files in ``outputs``; null for a journal in the sweep's directory.
+            lock files in ``outputs``; null for a journal in the sweep's directory. Without its
+            password, as ``tracking_uri``.
         tflops: model FLOPs that one slot does in a second, in 1e12, for the hours of a plan; null
             if it is not known.
         isolation: ``forkserver`` gives each run of a sweep a process of its own; ``inline`` runs
@@ -107,6 +113,14 @@ class Env:
             self.storage,
             "must be null or a URL such as postgresql+psycopg://USER@HOST/NAME",
         )
+        for key, instead in PASSWORDS.items():
+            check(
+                not re.search(r"://[^:/@]*:.*@", str(getattr(self, key))),
+                f"env.{key}",
+                without_password(str(getattr(self, key))),
+                f"holds a password, which every run's config and the sweep's plan would keep; "
+                f"leave it out of the URL and {instead}",
+            )
         check(
             self.tflops is None or self.tflops > 0,
             "env.tflops",
@@ -138,6 +152,11 @@ class Env:
         """The address of MLflow's pages; None where `pdx ui` has to serve a store first."""
         is_server = self.mlflow_uri.startswith(("http://", "https://"))
         return self.mlflow_uri.rstrip("/") if is_server else None
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"://([^:/@]*):.*@", r"://\1:...@", url)
 
 
 @lru_cache(maxsize=64)

@@ -235,6 +235,17 @@ def test_the_config_surface_is_golden():
         ),
         (["env.num_workers=0"], r"env.num_workers=0: must be auto or at least 1."),
         (["env.max_retries=-1"], r"env.max_retries=-1: must be >= 0."),
+        *(
+            (
+                [f"env.{key}='{url}'"],
+                rf"env.{key}=\w+://me:...@[a-z.0-9:]+/x: holds a password, which .*{instead}",
+            )
+            for key, url, instead in (
+                ("storage", "postgresql://me:secret@127.0.0.1:1/x", "pgpass"),
+                ("storage", "postgresql://me:a/secret@host/x", "pgpass"),
+                ("tracking_uri", "https://me:secret@host/x", "MLFLOW_TRACKING_PASSWORD"),
+            )
+        ),
         (["data=synthetic", "data.vocab_size=300"], r"data.vocab_size=300: must be from 2 to 256."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -242,8 +253,9 @@ def test_the_config_surface_is_golden():
 def test_bad_input_names_key_value_and_what_is_allowed(
     compose_cfg: Compose, overrides: list[str], message: str
 ):
-    with pytest.raises(ConfigError, match=f"^{message}"):
+    with pytest.raises(ConfigError, match=f"^{message}") as refused:
         run_of(compose_cfg(*overrides))
+    assert "secret" not in str(refused.value)
 
 
 GOOD = {

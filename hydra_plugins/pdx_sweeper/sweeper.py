@@ -27,7 +27,7 @@ class BudgetConf:
 
 @dataclass
 class PdxSweeperConf:
-    """How a sweep is run; the command line sets the first four.
+    """How a sweep is run; the command line sets the first five.
 
     Attributes:
         sampler: of a search (``hydra/sweeper/sampler=tpe``); empty for a grid.
@@ -48,6 +48,7 @@ class PdxSweeperConf:
     scale: str | None = None
     action: str = "train"
     command: str = "pdx train -m"
+    overrides: list[str] = field(default_factory=list)
     sampler: Any = None
     pruner: Any = None
     num_runs: int | None = None
@@ -60,10 +61,16 @@ class PdxSweeper(Sweeper):
     """Plans a grid or a search, queues it in Optuna, and launches workers by Hydra's launcher."""
 
     def __init__(
-        self, sweep: str | None, scale: str | None, action: str, command: str, **_settings: Any
+        self,
+        sweep: str | None,
+        scale: str | None,
+        action: str,
+        command: str,
+        overrides: list[str],
+        **_settings: Any,
     ) -> None:
         self.sweep_name, self.scale, self.action = sweep, scale, action
-        self.command = unquote(command)
+        self.command, self.overrides = unquote(command), [unquote(o) for o in overrides]
         self.context: HydraContext
         self.config: DictConfig
 
@@ -77,7 +84,7 @@ class PdxSweeper(Sweeper):
         """Plan, report or run what the command line asks for."""
         from pdx.sweep.driver import drive
 
-        return drive(self, arguments)
+        return drive(self, [*self.overrides, *arguments])
 
 
 ConfigStore.instance().store(

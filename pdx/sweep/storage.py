@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -70,23 +69,22 @@ def open_storage(url: str | None, directory: Path) -> Any:
         return JournalStorage(backend)
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    shown = re.sub(r"//([^:/@]*):.*@", r"//\1:...@", url)  # no password in a log
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except (ImportError, ModuleNotFoundError, NoSuchModuleError) as err:
         raise SweepError(
-            f"env.storage={shown}: its driver is not installed ({err}); run pip install "
+            f"env.storage={url}: its driver is not installed ({err}); run pip install "
             "'pdx[postgres]', or use env.storage=null (a file in the sweep's directory)."
         ) from err
     except (ArgumentError, ValueError) as err:  # the latter of a port that is no number
         raise SweepError(
-            f"env.storage={shown}: is no database URL; write "
-            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, or null."
+            f"env.storage={url}: is no database URL; write "
+            "postgresql+psycopg://USER@HOST/NAME, or null."
         ) from err
     except SQLAlchemyError as err:
         said = str(err).splitlines()[0]
         raise SweepError(
-            f"env.storage={shown}: does not answer ({said}); start the server, correct the URL, or "
+            f"env.storage={url}: does not answer ({said}); start the server, correct the URL, or "
             "use env.storage=null (a file in the sweep's directory)."
         ) from err
 
