@@ -897,14 +897,14 @@ MUTATIONS = [
     Mutation(
         "evaluation's KL reversed",
         "evaluate.py",
-        "(teacher_CV.exp() * (teacher_CV - student_CV)).sum()",
-        "(student_CV.exp() * (student_CV - teacher_CV)).sum()",
+        "teacher_CV.exp(), teacher_CV - student_CV)",
+        "student_CV.exp(), student_CV - teacher_CV)",
         "evaluate",
     ),
     Mutation(
         "agreement with the target, not the teacher",
         "evaluate.py",
-        "(top_C == teacher_CV.argmax(-1)).sum()",
+        "(top_C == teacher_CV.argmax(-1)[mask_C]).sum()",
         "(top_C == targets_N[part][mask_C]).sum()",
         "evaluate",
     ),
@@ -927,6 +927,13 @@ MUTATIONS = [
         "evaluate.py",
         "    model.train()\n    ranks.add(nats)\n",
         "    ranks.add(nats)\n",
+        "evaluate",
+    ),
+    Mutation(
+        "positions without a target are compared",
+        "evaluate.py",
+        "kl += kl_C[mask_C].double().sum()",
+        "kl += kl_C.double().sum()",
         "evaluate",
     ),
     # ---- config ----
