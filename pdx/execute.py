@@ -25,7 +25,7 @@ from pdx.feed import Feed
 from pdx.files import locked, publish, read_json, write_json, write_text
 from pdx.models import quiet_transformers
 from pdx.prepare import Shared
-from pdx.provenance import git_diff, provenance
+from pdx.provenance import checkout, provenance
 from pdx.ranks import Ranks
 from pdx.spread import spread
 from pdx.train import train
@@ -35,8 +35,10 @@ Observe = Callable[[int, dict[str, float]], bool]
 
 
 def use_threads(num_threads: int | None) -> None:
-    """One thread beside other runs; all cores for a run that is alone."""
-    torch.set_num_threads(num_threads or max(1, len(os.sched_getaffinity(0))))
+    """One thread beside other runs; all cores, or OMP_NUM_THREADS, for a run that is alone."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    alone = int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    torch.set_num_threads(num_threads or alone)
 
 
 def execute(
@@ -143,7 +145,7 @@ class _Execution:
             status, reason = "diverged", str(err)
             worst = float(torch.tensor(float(shared.token_set.vocab_size)).log())
             metrics = {"val/loss": worst, "test/loss": worst}
-        if self.ranks.leads and (diff := git_diff()):
+        if self.ranks.leads and (diff := checkout()["diff"]):
             write_text(self.run_dir / "uncommitted.diff", diff)
         # Of the process that took most: what one device must hold.
         metrics["perf/peak_memory_gib"] = self.ranks.most(_peak_memory(self.device)) / 2**30

@@ -1,4 +1,4 @@
-"""What was read once of large inputs, corpora and weights, and is handed on so that runs need not.
+"""What was read once, of corpora, weights and git, and is handed on so that runs need not.
 
 A sweep's driver and its first process read a corpus of gigabytes whole to name it; its runs read
 the tokens that were made of it, and take the name on trust.

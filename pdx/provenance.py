@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pdx.known import once
+
 PACKAGES = ("pdx", "torch", "transformers", "datasets", "hydra-core", "optuna", "mlflow", "numpy")
 
 
@@ -27,19 +29,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=1)
-def git_diff() -> str | None:
-    """Uncommitted changes of pdx's own checkout."""
-    return _git("diff", "HEAD")
+def checkout() -> dict[str, str | None]:
+    """``commit`` and uncommitted ``diff`` of pdx's own checkout, asked of git once a sweep."""
+    read = {"commit": ("rev-parse", "HEAD"), "diff": ("diff", "HEAD")}
+    return once("checkout", lambda: {name: _git(*words) for name, words in read.items()})
 
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, Any]:
     """Commit, versions and host; the same for every run of a process."""
-    commit = _git("rev-parse", "HEAD")
+    commit, diff = checkout()["commit"], checkout()["diff"]
     return {
         "git_commit": commit.strip() if commit else None,
-        "git_dirty": bool(git_diff()) if commit else None,
+        "git_dirty": bool(diff) if commit else None,
         "python": platform.python_version(),
         "host": socket.gethostname(),
         **{package: _version(package) for package in PACKAGES},

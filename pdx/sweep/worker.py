@@ -30,9 +30,11 @@ class Prepare:
         from pdx.execute import use_threads
         from pdx.known import known
         from pdx.prepare import ensure_all
+        from pdx.provenance import checkout
         from pdx.tracking import SweepLog, log_teacher
 
         use_threads(None)
+        checkout()  # known from here on
         plan = load_plan(Path(self.directory))
         templates = list(plan.search.examples()) if plan.search else []
         drawn = [plan.search.point(settings) for settings in templates]
