@@ -308,6 +308,19 @@ def test_a_search_is_asked_for_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_pa
     assert status == 1 and "hydra/sweeper/pruner=" in complaint, "a pruner has one objective"
 
 
+def test_a_field_may_be_set_of_what_only_the_sweeps_file_chooses(pdx: Pdx, tmp_path: Path):
+    """Hydra alone would set it in the plain config, whose loss has no such field."""
+    Shell(tmp_path).write_sweep(
+        "skewed", base=["loss=skewed_forward_kl"], axes={"student": ["s10k"]}
+    )
+    for value, status in (("0.3", 0), ("3", 1)):
+        found, said, complaint = pdx("plan", "-m", "sweep=skewed", f"loss.skew={value}")
+        assert found == status, said + complaint
+    assert "loss.skew=3.0: must" in complaint
+    assert pdx("plan", "-m", "sweep=skewed", "loss.skw=1")[2].startswith("ConfigError: loss.skw:")
+    assert pdx("plan", "-m", "sweep=skewed", "~mix")[2].startswith("ConfigError: ")
+
+
 def test_axes_prints_every_file(pdx: Pdx):
     status, said, _ = pdx("axes")
     assert status == 0

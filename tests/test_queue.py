@@ -237,7 +237,7 @@ def test_two_sweeps_share_one_database(tmp_path: Path):
     ("url", "message"),
     [
         ("nosuch://x/y", r"env\.storage=nosuch://x/y: its driver is not installed .*pip install"),
-        ("postgresql://me@127.0.0.1:1/x", r"env\.storage=postgresql://me@127.* pip install"),
+        ("postgresql://me@127.0.0.1:1/x", r"env\.storage=postgresql://me@127.*(answer|installed) "),
         ("postgresql://me@127.0.0.1:one/x", r"env\.storage=postgresql://me.* no database"),
         ("sqlite:////proc/nope/x.db", r"env\.storage=sqlite:.*does not answer .*start the server"),
     ],
