@@ -186,6 +186,7 @@ class _Execution:
             disable=self.quiet,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
         ) as self.bar:
+            looping = time.monotonic()
             metrics = train(
                 run,
                 self.student,
@@ -196,6 +197,9 @@ class _Execution:
                 state,
                 self.spread,
             )
+            looped = max(time.monotonic() - looping, 1e-9)
+        # How much of the loop, evaluation along the way included, steps waited for what they read.
+        metrics["perf/wait_frac"] = feed.wait_seconds / looped
         seconds = max(metrics["perf/train_seconds"], 1e-9)
         metrics["perf/tokens_per_second"] = run.num_steps * run.batch_tokens / seconds
         # What a run costs before its first step; a live teacher's own loading apart.

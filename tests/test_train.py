@@ -504,6 +504,8 @@ def test_distillation_learns(tiny_at: Tiny, outputs: Path, signal: str):
     first = json.loads(lines[0])
     assert result["metrics"]["train/kd_loss"] < 0.9 * first["train/kd_loss"]
     assert result["metrics"]["val/top1_agreement"] > 2 / 32
+    assert 0 < result["metrics"]["perf/wait_frac"] < 1
+    assert result["metrics"]["perf/setup_seconds"] > 0
     assert result["facts"]["flops_teacher_inference_exact"] > 0
 
 
