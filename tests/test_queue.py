@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -361,6 +363,26 @@ def test_a_worker_runs_everything_and_tells_how_it_ended(
     }
     assert queue.failures() == {"run1": "failed: KeyError: x"}
     assert queue.counts()["diverged"] == 1
+
+
+def test_no_worker_waits_for_another(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """No barrier: while one worker is in a slow run, the other takes all that is left."""
+    fast: list[str] = []
+    all_fast = threading.Event()
+
+    def run(task: Task) -> Outcome:
+        if task.point.run_id == "run0":
+            assert all_fast.wait(60), f"only {fast} ended beside the slow run"
+            return COMPLETE
+        fast.append(task.point.run_id)
+        if len(fast) == 2:
+            all_fast.set()
+        return COMPLETE
+
+    ends(monkeypatch, run)
+    with ThreadPoolExecutor(2) as pool:
+        counts = [f.result() for f in [pool.submit(worker, None) for _ in range(2)]]
+    assert sorted(counts) == [1, 2] and sorted(fast) == ["run1", "run2"]
 
 
 def test_what_runs_out_of_memory_or_is_lost_too_often_is_not_tried_again(
