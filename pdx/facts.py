@@ -17,7 +17,8 @@ def shape_of(component: Any, vocab_size: int) -> Shape | None:
     if isinstance(component, Trained):
         component = component.model
     if isinstance(component, Pretrained):
-        return _saved_shape(Path(component.path) / "config.json", vocab_size)
+        directory = component.directory or Path(component.path)
+        return _saved_shape(directory / "config.json", vocab_size)
     shape = getattr(component, "shape", None)
     return shape(vocab_size) if shape else None
 

@@ -90,12 +90,12 @@ def load_pretrained(
     """
     from transformers import AutoTokenizer
 
-    options = {} if component.is_directory else {"revision": component.revision}
+    directory = component.directory
+    where = directory or component.path
+    options = {} if directory else {"revision": component.revision}
     try:
-        model = load_model(component.path, component.dtype, **options)
-        tokenizer = AutoTokenizer.from_pretrained(
-            component.path, trust_remote_code=False, **options
-        )
+        model = load_model(where, component.dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
     except (OSError, ValueError) as err:
         raise ConfigError(
             f"teacher.path={component.path}: cannot be loaded ({str(err).splitlines()[0]}); name a "

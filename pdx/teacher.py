@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pdx.build import check
 from pdx.config import Run
 from pdx.data import tokens
+from pdx.data.tokenizer import SAVED
 from pdx.errors import ConfigError
 from pdx.evaluate import Evaluation
 from pdx.files import digest, digest_file
@@ -14,6 +15,7 @@ from pdx.known import once
 from pdx.losses.none import NoDistillation
 from pdx.models import Llama
 from pdx.optim import AdamW
+from pdx.remote import fetch, is_url
 from pdx.schedule import WSD
 from pdx.store.kinds import NoStore
 from pdx.train import Train
@@ -25,6 +27,7 @@ EVALUATION = Evaluation(
     num_tokens_teacher=0,
     num_calibration_bins=15,
 )
+WEIGHTS = (*SAVED, ".safetensors")
 DATA_SPLITS = {"disjoint": "teacher", "same": "student", "superset": "student+teacher"}
 
 
@@ -169,7 +172,7 @@ class Pretrained:
     It may have read the validation text: held-out losses of its students are then too good.
 
     Attributes:
-        path: a directory as ``save_pretrained`` writes it, or a hub id.
+        path: a directory or URL (``s3://...``) as ``save_pretrained`` writes it, or a hub id.
         revision: of a hub id: a commit, so that the teacher cannot change.
         dtype: ``auto`` (as saved), ``float32`` or ``bfloat16``.
         padding: a head with more rows than the tokenizer has tokens is refused, or with ``mask``
@@ -200,14 +203,16 @@ class Pretrained:
         )
 
     @property
-    def is_directory(self) -> bool:
-        """Whether it lies on this machine; else it is a hub id."""
-        return Path(self.path).is_dir()
+    def directory(self) -> Path | None:
+        """Where it lies on this machine, fetched there from a URL; None for a hub id."""
+        if is_url(self.path):
+            return fetch("teacher.path", f"{self.path.rstrip('/')}/*", WEIGHTS)
+        return Path(self.path) if Path(self.path).is_dir() else None
 
     def identify(self, run: Run) -> dict[str, Any]:
         named = {"teacher": "pretrained", "dtype": self.dtype, "data": tokens.identity(run.data)}
-        if self.is_directory:
-            return named | {"weights": weights_digest(Path(self.path))}
+        if self.directory is not None:
+            return named | {"weights": weights_digest(self.directory)}
         if Path(self.path).is_absolute() or self.path.startswith((".", "~")):
             raise ConfigError(
                 f"teacher.path={self.path}: no such directory; name one that save_pretrained "

@@ -12,6 +12,7 @@ from pdx.build import check
 from pdx.data.corpus import Document, TextCorpus
 from pdx.errors import DataError
 from pdx.files import digest, digest_file
+from pdx.remote import fetch, is_url
 
 TEXT = (".txt", ".py", ".md")
 RECORDS = (".jsonl", ".parquet")
@@ -22,7 +23,8 @@ class Files(TextCorpus):
     """Your own text: .txt, .py and .md are one document each, .jsonl and .parquet one a record.
 
     Attributes:
-        paths: globs (``**`` descends); every one must match.
+        paths: globs (``**`` descends), of URLs too (``s3://...``, see ``pdx.remote``); every one
+            must match.
         text_field: the field of .jsonl and .parquet that holds the text.
         group_by: "directory" keeps the text files of one directory in one split (files at the top
             are on their own, as are records); "document" parts them freely.
@@ -48,7 +50,11 @@ class Files(TextCorpus):
         """Every file once, sorted."""
         found: set[str] = set()
         for pattern in self.paths:
-            matched = [p for p in glob(os.path.expanduser(pattern), recursive=True)]
+            if is_url(pattern):
+                tree = fetch("data.paths", pattern, TEXT + RECORDS)
+                matched = [str(p) for p in tree.rglob("*")]
+            else:
+                matched = glob(os.path.expanduser(pattern), recursive=True)
             files = [p for p in matched if os.path.isfile(p)]
             if not files:
                 what = "only directories; add /**/*.txt or the like" if matched else "nothing"

@@ -8,8 +8,10 @@ import numpy as np
 
 from pdx.errors import DataError
 from pdx.files import digest
+from pdx.remote import fetch, is_url
 
 EOS = "<|endoftext|>"
+SAVED = (".json", ".txt", ".model", ".jinja")  # what save_pretrained writes of a tokenizer
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:
@@ -47,12 +49,13 @@ def load_pretrained(name: str) -> Any:
     """A pretrained tokenizer that pdx can use: fast, and with an end-of-document token."""
     from transformers import AutoTokenizer
 
+    where = str(fetch("data.tokenizer", f"{name}/*", SAVED)) if is_url(name) else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as err:
         raise DataError(
             f"data.tokenizer={name}: cannot be loaded ({' '.join(str(err).split())}); it must be "
-            "bpe, a directory that save_pretrained wrote, or a hub id that can be reached."
+            "bpe, a directory or URL where save_pretrained wrote, or a hub id that can be reached."
         ) from err
     if not tokenizer.is_fast:
         raise DataError(
