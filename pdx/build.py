@@ -20,7 +20,7 @@ DECLARED = {
     "teacher": ("exists", "is_same"),
     "signal": ("stored", "closed", "faithful", "is_full"),
     "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
-    "routing": ("needs_entropy",),
+    "routing": ("needs_entropy", "shift"),
     "store": ("exists",),
     "loss": (
         "needs_teacher",

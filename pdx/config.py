@@ -86,6 +86,9 @@ class Run:
                 f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
                 "that must both sum to one on the support; use signal.tail=bucket or signal=full."
             )
+        shift, length = self.routing.shift, self.data.seq_len
+        allowed = f"must not be a multiple of data.seq_len={length}, which shifts nothing"
+        check(shift == 0 or shift % length != 0, "routing.shift", shift, allowed)
         self._check_temperature()
         vocab_size = self.data.vocab_size
         top_k = getattr(self.signal, "top_k", 1)
@@ -145,6 +148,10 @@ class Run:
     def num_windows(self) -> int:
         """Windows read over the whole training, repeats counted."""
         return self.num_steps * self.train.batch_size
+
+    def kd_weight(self, fraction: float) -> float:
+        """Weight of the loss beside the cross-entropy, at ``fraction`` of training."""
+        return self.mix(fraction) if self.loss.needs_teacher else self.loss.own_weight
 
     @property
     def is_stored(self) -> bool:

@@ -9,13 +9,11 @@ from pdx.cost import Shape
 from pdx.data import TokenSet
 from pdx.data.tokens import find
 from pdx.env import Env
-from pdx.teacher import Pretrained, Trained
+from pdx.teacher import Pretrained, TrainedHere
 
 
 def shape_of(component: Any, vocab_size: int) -> Shape | None:
     """What the cost of a model depends on; None for one that does not say."""
-    if isinstance(component, Trained):
-        component = component.model
     if isinstance(component, Pretrained):
         return _saved_shape(Path(component.path) / "config.json", vocab_size)
     shape = getattr(component, "shape", None)
@@ -79,11 +77,12 @@ def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str,
 
 def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) -> dict[str, Any]:
     named = run.teacher.identify(run)
-    shape = shape_of(run.teacher, vocab_size)
+    here = isinstance(run.teacher, TrainedHere)
+    shape = shape_of(run.teacher.architecture(run) if here else run.teacher, vocab_size)
     read = num_unique if run.is_stored else num_tokens
     forward = shape.flops_forward_per_token(run.data.seq_len) * read if shape else None
     training = None  # of a pretrained teacher: not known here
-    if shape and isinstance(run.teacher, Trained):
+    if shape and here:
         training = shape.flops_train_exact(run.teacher.num_tokens, run.data.seq_len)
     return {
         "teacher_id": named.get("run_id") or named.get("weights") or named.get("path"),

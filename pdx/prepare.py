@@ -21,7 +21,7 @@ from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
 from pdx.store.verify import Verdict, verify
 from pdx.store.writer import capture
-from pdx.teacher import Trained
+from pdx.teacher import TrainedHere
 
 CAPTURE_BATCH_TOKENS = 8192
 
@@ -106,7 +106,7 @@ class Shared:
 
     def ensure_teacher(self, teacher: Any) -> None:
         """Train a teacher that is to be trained here, once."""
-        if not isinstance(teacher, Trained) or self.teacher_dir(teacher).is_dir():
+        if not isinstance(teacher, TrainedHere) or self.teacher_dir(teacher).is_dir():
             return
         from pdx.execute import execute
 
@@ -117,7 +117,7 @@ class Shared:
 
     def load_teacher(self, teacher: Any) -> FrozenTeacher:
         """A teacher, frozen, on this run's device."""
-        if isinstance(teacher, Trained):
+        if isinstance(teacher, TrainedHere):
             self.ensure_teacher(teacher)
             model = load_model(self.teacher_dir(teacher), "float32")
             return freeze(model, self.token_set, self.device, "refuse")

@@ -139,7 +139,7 @@ def train(
 
         # ---- one optimizer step ------------------------------------------------------
         fraction = (step + 0.5) / num_steps
-        kd_weight = run.mix(fraction) if run.loss.needs_teacher else 0.0
+        kd_weight = run.kd_weight(fraction)
         micro_batches = feed(step)
         num_valid = ranks.total(sum(b.num_valid for b in micro_batches))
         head = spread.head()
