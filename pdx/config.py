@@ -27,11 +27,13 @@ class Run:
     """One training: a flat set of frozen components, one per axis.
 
     ``eval_teacher`` is the teacher that evaluation compares with, named separately so that runs
-    that read no teacher are one shared control.
+    that read no teacher are one shared control. ``weak_teacher`` is what a text compares it with.
     """
 
     data: Any
+    text: Any
     teacher: Any
+    weak_teacher: Any
     eval_teacher: Any
     student: Any
     signal: Any
@@ -54,11 +56,13 @@ class Run:
             f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens; "
             f"set at least {batch_tokens}",
         )
-        if self.teacher.is_same:
-            raise ConfigError(
-                "teacher=same: means the run's own teacher, and is for eval_teacher only; "
-                "use teacher=trained, pretrained or none."
-            )
+        for key in ("teacher", "weak_teacher"):
+            if getattr(self, key).is_same:
+                raise ConfigError(
+                    f"{key}=same: means the run's own teacher, and is for eval_teacher only; "
+                    "use teacher=trained, pretrained or none."
+                )
+        self._check_text()
         if self.loss.needs_teacher:
             self._check_signal()
 
@@ -102,6 +106,19 @@ class Run:
             )
         if self.is_stored:
             self.store.check_serves(self.signal, self.temperature)
+
+    def _check_text(self) -> None:
+        """Whether the text can be made at all."""
+        name = type(self.text).__module__.rpartition(".")[2]
+        needed = [("teacher", self.text.needs_teacher)]
+        needed.append(("teacher@weak_teacher", self.text.needs_weak_teacher))
+        for key, is_needed in needed:
+            if is_needed and not getattr(self, key.rpartition("@")[2]).exists:
+                raise ConfigError(
+                    f"{key}=none: text={name} is made by it; use {key}=trained or "
+                    f"{key}=pretrained, or text=corpus."
+                )
+        self.text.check(self)
 
     def _check_temperature(self) -> None:
         """Whether the signal can be read at the temperature at all."""
@@ -154,6 +171,16 @@ class Run:
         return self.mix(fraction) if self.loss.needs_teacher else self.loss.own_weight
 
     @property
+    def reads_teacher(self) -> bool:
+        """Whether any number of it depends on a teacher."""
+        return self.loss.needs_teacher or self.text.needs_teacher
+
+    def teacher_id(self, teacher: Any) -> str:
+        """Content hash of a teacher on this run's data."""
+        named = teacher.identify(self)
+        return named.get("run_id") or digest(named, 12)
+
+    @property
     def is_stored(self) -> bool:
         """Whether the teacher's word is read from a store."""
         return self.loss.needs_teacher and self.signal.stored and self.store.exists
@@ -174,6 +201,8 @@ class Run:
             read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["data"] = tokens.identity(self.data)
+        if self.text.exists:
+            named["text"] = identity(self.text) | self.text.identify(self)
         if self.loss.needs_teacher:
             named["teacher"] = self.teacher.identify(self)
         if self.is_stored and self.store.precision is not None:

@@ -69,7 +69,7 @@ class Shared:
     @property
     def train_windows(self) -> Windows:
         """What the run trains on."""
-        return self.token_set.windows(*self.run.train.split.split("+"))
+        return self.run.text.windows(self.run, self.env, self.token_set)
 
     @property
     def num_unique_tokens(self) -> int:
@@ -95,14 +95,9 @@ class Shared:
 
     # ---- teacher -----------------------------------------------------------------------------
 
-    def teacher_id(self, teacher: Any) -> str:
-        """Content hash of a teacher on this run's data."""
-        named = teacher.identify(self.run)
-        return named.get("run_id") or digest(named, 12)
-
     def teacher_dir(self, teacher: Any) -> Path:
         """Where a trained teacher's weights are."""
-        return self.env.paths.runs / self.teacher_id(teacher) / "model"
+        return self.env.paths.runs / self.run.teacher_id(teacher) / "model"
 
     def ensure_teacher(self, teacher: Any) -> None:
         """Train a teacher that is to be trained here, once."""
@@ -110,7 +105,7 @@ class Shared:
             return
         from pdx.execute import execute
 
-        print(f"teacher: training {self.teacher_id(teacher)}", file=sys.stderr)
+        print(f"teacher: training {self.run.teacher_id(teacher)}", file=sys.stderr)
         result = execute(teacher.run(self.run), self.env)
         if result["status"] != "complete":
             raise Diverged(f"teacher: its training diverged ({result['reason']}).")
@@ -142,7 +137,7 @@ class Shared:
         layout, data, vocab_size = self.layout, self.run.data, self.token_set.vocab_size
         return {
             "format_version": FORMAT_VERSION,
-            "teacher_id": self.teacher_id(self.run.teacher),
+            "teacher_id": self.run.teacher_id(self.run.teacher),
             "tokenizer_digest": self.token_set.tokenizer_digest,
             "windows_digest": self.train_windows.digest,
             "num_windows": layout.num_windows,
@@ -203,7 +198,7 @@ class Shared:
             return None
         val = self.token_set.windows("val")
         name = digest([val.digest, windows_in(val, num_tokens), getattr(teacher, "padding", None)])
-        directory = self.env.paths.teachers / self.teacher_id(teacher) / f"reference-{name}"
+        directory = self.env.paths.teachers / self.run.teacher_id(teacher) / f"reference-{name}"
         if not (directory / "manifest.json").exists():
             with locked(directory.parent / f"{directory.name}.lock"):
                 if not (directory / "manifest.json").exists():
@@ -212,6 +207,7 @@ class Shared:
 
     def ensure(self, num_windows: int) -> None:
         """Make everything that this run, and others like it, will ask for."""
+        self.run.text.make(self, num_windows)
         if self.run.is_stored:
             self.ensure_store(num_windows)
         elif self.run.loss.needs_teacher:
@@ -227,6 +223,8 @@ def ensure_all(configs: list[dict[str, Any]]) -> None:
         shared = Shared.of(run, env)
         parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]
         parts.append([run.eval.num_tokens_teacher])
+        if run.text.exists:
+            parts.append(run.identity["text"])
         if run.loss.needs_teacher:
             parts.append(run.teacher.identify(run))
             parts.append(str(shared.store_dir) if run.is_stored else None)

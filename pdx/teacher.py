@@ -16,6 +16,7 @@ from pdx.models import Llama
 from pdx.optim import AdamW
 from pdx.schedule import WSD
 from pdx.store.kinds import NoStore
+from pdx.texts.corpus import Corpus
 from pdx.train import Train
 
 # A teacher's own evaluation is fixed, so that a run's eval settings do not make another teacher.
@@ -106,7 +107,9 @@ class TrainedHere:
         )
         return Run(
             data=run.data,
+            text=Corpus(),
             teacher=NoTeacher(),
+            weak_teacher=NoTeacher(),
             eval_teacher=NoTeacher(),
             student=self.architecture(run),
             signal=run.signal,
