@@ -165,7 +165,7 @@ class Shared:
         windows, vocab_size = self.train_windows, self.token_set.vocab_size
         with locked(directory.parent / f"{directory.name}.lock"):
             if kind.ranked and not (directory / RANKS).exists():
-                write_ranks(directory, ids_by_frequency(windows, vocab_size))
+                write_ranks(directory, ids_by_frequency(windows.base, vocab_size))
             Store.write_manifest(directory, self.store_manifest)
         if not layout.missing(directory, num_windows):
             return
@@ -207,6 +207,8 @@ class Shared:
 
     def ensure(self, num_windows: int) -> None:
         """Make everything that this run, and others like it, will ask for."""
+        if self.run.is_stored:  # whole shards are captured
+            num_windows = self.layout.whole_shards(num_windows)
         self.run.text.make(self, num_windows)
         if self.run.is_stored:
             self.ensure_store(num_windows)

@@ -42,6 +42,8 @@ RUNS += [
     ["temperature=normkd", "store=none"],
     ["signal=sampled", "signal.proposal_power=0.8", "store=none"],
     ["signal=topp", "store=none"],
+    ["text=teacher_samples", "signal=sampled", "store=sampled"],
+    ["text=teacher_samples", "loss=none"],
 ]
 
 

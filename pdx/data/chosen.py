@@ -18,7 +18,7 @@ class Chosen(Windows):
     def __init__(
         self, base: Windows, num_windows: int, of: Callable[[np.ndarray], np.ndarray], name: str
     ) -> None:
-        self.base, self.of = base, of
+        self._chosen_from, self.of = base, of
         self.splits, self.seq_len, self.document_mask = (
             base.splits,
             base.seq_len,
@@ -29,6 +29,10 @@ class Chosen(Windows):
         self.num_bytes = 0  # of text that is trained on: nothing asks
         self.digest = name
 
+    @property
+    def base(self) -> Windows:
+        return self._chosen_from
+
     def _base(self, index_B: np.ndarray) -> np.ndarray:
         index_B = np.asarray(index_B, dtype=np.int64)
         if index_B.size and not (index_B.min() >= 0 and index_B.max() < self.num_windows):
@@ -36,10 +40,10 @@ class Chosen(Windows):
         return self.of(index_B)
 
     def ids(self, index_B: np.ndarray) -> np.ndarray:
-        return self.base.ids(self._base(index_B))
+        return self._chosen_from.ids(self._base(index_B))
 
     def window_bytes(self, index_B: np.ndarray) -> np.ndarray:
-        return self.base.window_bytes(self._base(index_B))
+        return self._chosen_from.window_bytes(self._base(index_B))
 
     def _documents(self, index_B: np.ndarray) -> np.ndarray:
-        return self.base._documents(self._base(index_B))
+        return self._chosen_from._documents(self._base(index_B))
