@@ -17,7 +17,7 @@ from pdx.errors import ConfigError
 DECLARED = {
     "": ("version",),
     "data": ("vocab_size", "seq_len"),
-    "text": ("exists", "needs_teacher", "needs_weak_teacher"),
+    "text": ("exists", "needs_teacher", "needs_weak_teacher", "part"),
     "teacher": ("exists", "is_same"),
     "signal": ("stored", "closed", "faithful", "is_full"),
     "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),

@@ -106,6 +106,7 @@ class Run:
             )
         if self.is_stored:
             self.store.check_serves(self.signal, self.temperature)
+            self.store.check_text(self.text)
 
     def _check_text(self) -> None:
         """Whether the text can be made at all."""
@@ -139,6 +140,11 @@ class Run:
 
     def check_ranks(self, num_ranks: int) -> None:
         """Refuse a number of processes that cannot share a step's batch evenly."""
+        if num_ranks > 1 and self.is_recorded:
+            raise ConfigError(
+                f"env.gpus_per_run={num_ranks}: a teacher is recorded in one process; use "
+                "env.gpus_per_run=1, or store.recorded=[]."
+            )
         sizes = {"train.batch_size": self.train.batch_size}
         for teacher in (self.teacher, self.evaluation_teacher):
             if hasattr(teacher, "batch_size"):  # it is trained here, by as many processes
@@ -186,6 +192,11 @@ class Run:
         return self.loss.needs_teacher and self.signal.stored and self.store.exists
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether what is stored is what the teacher said while it was being trained."""
+        return self.is_stored and bool(self.store.recorded)
+
+    @property
     def evaluation_teacher(self) -> Any:
         """The teacher that evaluation compares with."""
         return self.teacher if self.eval_teacher.is_same else self.eval_teacher
@@ -207,6 +218,8 @@ class Run:
             named["teacher"] = self.teacher.identify(self)
         if self.is_stored and self.store.precision is not None:
             named["store_precision"] = self.store.precision
+        if self.is_recorded:
+            named["recorded"] = True
         named["eval_teacher"] = self.evaluation_teacher.identify(self)
         return named
 

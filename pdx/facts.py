@@ -79,7 +79,8 @@ def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) 
     shape, forward, training = _cost(run, run.teacher, vocab_size)
     read = made = run.text.forward_tokens(run, num_unique)
     if run.loss.needs_teacher:
-        read += num_unique if run.is_stored else num_tokens
+        live = 0 if run.is_recorded else num_unique
+        read += live if run.is_stored else num_tokens
     inference = None if forward is None else forward * read
     if run.text.needs_weak_teacher:
         _, forward, weak_training = _cost(run, run.weak_teacher, vocab_size)

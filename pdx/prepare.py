@@ -1,7 +1,7 @@
 """What runs share, made once whoever needs it first: tokens, teacher, store, reference."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pdx.store.kinds import FORMAT_VERSION
 from pdx.store.ranks import NAME as RANKS
 from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
+from pdx.store.recorder import ensure_recorded
 from pdx.store.verify import Verdict, verify
 from pdx.store.writer import capture
 from pdx.teacher import TrainedHere
@@ -121,9 +122,22 @@ class Shared:
     # ---- store -------------------------------------------------------------------------------
 
     @property
+    def store_windows(self) -> Windows:
+        """What the store holds rows of: of a recording all that was recorded."""
+        return self.recorded.windows(self.run, self.env, self.token_set)
+
+    @property
+    def recorded(self) -> Any:
+        """The text that the store holds rows of."""
+        if not self.run.is_recorded:
+            return self.run.text
+        start, end = self.run.store.recorded
+        return replace(self.run.text, start_frac=start, end_frac=end)
+
+    @property
     def layout(self) -> Layout:
         """How this run's store lies on the disk."""
-        windows, store = self.train_windows, self.run.store
+        windows, store = self.store_windows, self.run.store
         return Layout(
             num_windows=windows.num_windows,
             windows_per_shard=max(1, store.shard_tokens // windows.seq_len),
@@ -139,17 +153,18 @@ class Shared:
             "format_version": FORMAT_VERSION,
             "teacher_id": self.run.teacher_id(self.run.teacher),
             "tokenizer_digest": self.token_set.tokenizer_digest,
-            "windows_digest": self.train_windows.digest,
+            "windows_digest": self.store_windows.digest,
             "num_windows": layout.num_windows,
             "windows_per_shard": layout.windows_per_shard,
             "seq_len": layout.seq_len,
             "stride": getattr(data, "stride", None) or layout.seq_len,
-            "document_mask": self.train_windows.document_mask,
+            "document_mask": self.store_windows.document_mask,
             "vocab_size": vocab_size,
             "kind": self.run.store.kind,
             "kind_version": self.run.store.version,
             "temperatures": list(layout.temperatures),
             **self.run.store.parameters(vocab_size),
+            **({"recorded": True} if self.run.is_recorded else {}),
         }
 
     @property
@@ -162,32 +177,50 @@ class Shared:
         Processes that ask at once share the work, shard by shard.
         """
         directory, layout, kind = self.store_dir, self.layout, self.run.store
-        windows, vocab_size = self.train_windows, self.token_set.vocab_size
+        windows, vocab_size = self.store_windows, self.token_set.vocab_size
+        if self.run.is_recorded:
+            num_windows = layout.num_windows
         with locked(directory.parent / f"{directory.name}.lock"):
             if kind.ranked and not (directory / RANKS).exists():
                 write_ranks(directory, ids_by_frequency(windows.base, vocab_size))
             Store.write_manifest(directory, self.store_manifest)
         if not layout.missing(directory, num_windows):
             return
+        store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
+        if self.run.is_recorded:
+            ensure_recorded(self, store, *self.recorded.sequences(self.run))
+            return
         teacher = self.load_teacher(self.run.teacher)
         batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
-        store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
         capture(store, windows, teacher, num_windows, batch_windows, size)
 
     def open_store(self) -> Store:
         """This run's store, captured if need be."""
         self.ensure_store(self.run.num_windows)
-        return Store.open(
-            self.store_dir, self.run.store, self.layout, self.store_manifest, self.run.num_windows
-        )
+        return self._opened()
+
+    def _opened(self) -> Store:
+        recorded, num_windows = self.run.is_recorded, self.run.num_windows
+        first = 0
+        if recorded:  # the run's own part of what was recorded
+            first = self.run.text.sequences(self.run)[0] - self.recorded.sequences(self.run)[0]
+            num_windows = self.layout.num_windows
+        kind, manifest = self.run.store, self.store_manifest
+        store = Store.open(self.store_dir, kind, self.layout, manifest, num_windows)
+        store.first_window = first
+        return store
 
     def verify_store(self) -> Verdict:
         """Prove what this run would read: see ``pdx.store.verify``."""
-        windows, num_windows = self.train_windows, self.run.num_windows
-        store = Store.open(
-            self.store_dir, self.run.store, self.layout, self.store_manifest, num_windows
-        )
-        return verify(store, windows, self.load_teacher(self.run.teacher), num_windows)
+        if self.run.is_recorded:
+            raise ConfigError(
+                f"store.recorded={self.run.store.recorded}: what a teacher said while it was being "
+                "trained cannot be asked of the finished one; its checksums and tokens are checked "
+                "at every read."
+            )
+        store, num_windows = self._opened(), self.run.num_windows
+        teacher = self.load_teacher(self.run.teacher)
+        return verify(store, self.train_windows, teacher, num_windows)
 
     # ---- reference ---------------------------------------------------------------------------
 

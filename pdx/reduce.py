@@ -1,5 +1,6 @@
 """The one reduction: chunks of hidden states, mask, global token count -> gradients and sums."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -50,6 +51,7 @@ def backward(
     num_valid: int,
     chunk: int | None = None,
     taught_BL: Tensor | None = None,
+    hear: Callable[[int, int, Tensor], None] | None = None,
 ) -> Sums:
     """Add the gradient of one micro-batch's share of the loss to ``.grad``.
 
@@ -64,6 +66,7 @@ def backward(
         num_valid: valid tokens of the whole batch over all micro-batches (and ranks).
         signal: None where ``kd_weight`` is 0 or the loss needs no teacher.
         taught_BL: where the teacher speaks, bool; None: everywhere.
+        hear: gets first and last-plus-one position and logits of each chunk, to read.
     """
     hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
@@ -75,7 +78,10 @@ def backward(
     for start in range(0, len(hidden_ND), size):
         stop = min(start + size, len(hidden_ND))
         mask_C, taught_C = mask_N[start:stop], taught_N[start:stop]
-        student = Chunk(projection.logits(start, stop), targets_N[start:stop])
+        logits_CV = projection.logits(start, stop)
+        if hear is not None:
+            hear(start, stop, logits_CV)
+        student = Chunk(logits_CV, targets_N[start:stop])
         kd_share = None
         if signal is not None:
             part = signal.chunk(start, stop)
@@ -90,7 +96,7 @@ def backward(
         ce_sum += ce_C.sum()
         loss_sum += (share_C * ce_C).sum()
         projection.add(start, stop, grad_CV)
-        del student, grad_CV  # no view of the logits' memory outlives them
+        del student, logits_CV, grad_CV  # no view of the logits' memory outlives them
     projection.backward(hidden_BLD)
     return Sums(ce_sum, kd_sum, loss_sum)
 

@@ -19,6 +19,7 @@ from pdx.tally import Tally, raise_if_diverged, training_metrics
 if TYPE_CHECKING:
     from pdx.config import Run
     from pdx.feed import Feed
+    from pdx.store.recorder import Recorder
 
 SPLITS = ("student", "teacher", "student+teacher")
 NUM_LOGS = 50  # points of the training curve
@@ -84,6 +85,7 @@ def train(
     keeper: Keeper,
     state: dict[str, Any] | None = None,
     spread: Replica | None = None,
+    record: "Recorder | None" = None,
 ) -> dict[str, float]:
     """Train ``student`` in place; return the metrics of its last report.
 
@@ -94,6 +96,7 @@ def train(
         keeper: keeps checkpoints: now and then, and where the run stops early.
         state: a checkpoint to go on from.
         spread: the student over the ranks of the run; null where this process is alone.
+        record: keeps what the student says, for students of its own.
 
     Raises:
         Diverged: a gradient norm was not finite.
@@ -143,7 +146,8 @@ def train(
         micro_batches = feed(step)
         num_valid = ranks.total(sum(b.num_valid for b in micro_batches))
         head = spread.head()
-        for batch in micro_batches:
+        for number, batch in enumerate(micro_batches):
+            sequence = step * run.train.batch_size + number * run.train.micro_batch_size
             with feed.autocast():
                 hidden_BLD = forward(student, batch.tokens_BL, batch.document_BL)
                 lesson = feed.lesson(batch, fraction) if kd_weight > 0 else Lesson(None, None)
@@ -157,6 +161,7 @@ def train(
                     kd_weight,
                     num_valid,
                     taught_BL=lesson.taught_BL,
+                    hear=None if record is None else record.hear(sequence, batch),
                 )
             tally.add(sums)
         spread.add_gradients()

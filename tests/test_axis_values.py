@@ -22,6 +22,8 @@ WEAK += ["weak_teacher.num_tokens=2048", "weak_teacher.batch_size=8"]
 
 # What a value needs of other axes.
 BESIDE = {
+    "hidden=cosine": ["store=none"],
+    "hidden=mse": ["store=none"],
     "text=selected": ["teacher@weak_teacher=trained", "text.pool_windows=16", *WEAK],
     "signal=sampled": ["store=sampled"],
     "signal=head_sampled": ["store=head_sampled"],
@@ -33,7 +35,7 @@ BESIDE = {
     "temperature=by_deviation": ["signal.tail=support"],
     "temperature=normkd": ["signal.tail=decoupled"],
 }
-AXES = ("text", "signal", "temperature", "loss", "mix", "routing", "schedule")
+AXES = ("text", "hidden", "signal", "temperature", "loss", "mix", "routing", "schedule")
 RUNS = [[f"{axis}={value}"] for axis in AXES for value in values(axis)]
 RUNS += [[f"signal.tail={tail}"] for tail in TAILS]
 # What a store cannot serve, from a live teacher.

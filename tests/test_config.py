@@ -37,6 +37,9 @@ ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
+    "text/teacher_part": ["train.num_tokens=300000"],
+    "hidden/mse": ["store=none"],
+    "hidden/cosine": ["store=none"],
     "text/selected": ["teacher@weak_teacher=trained", "weak_teacher.num_layers=2"],
     "signal/sampled": ["store=sampled"],
     "store/sampled": ["signal=sampled"],
@@ -503,7 +506,7 @@ def test_same_as_evaluation_teacher_is_the_runs_own(tiny: Tiny):
 
 
 # What is no part of a run where it changes nothing.
-PRESENT = {"text": ["text=teacher_samples"]}
+PRESENT = {"text": ["text=teacher_samples"], "hidden": ["hidden=mse", "store=none"]}
 THROUGH_OTHERS = {"teacher", "eval_teacher", "weak_teacher", "store"}
 
 

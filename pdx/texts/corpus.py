@@ -17,6 +17,7 @@ class Corpus:
     exists: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = False
     needs_weak_teacher: ClassVar[bool] = False
+    part: ClassVar[tuple[float, float] | None] = None
     version: ClassVar[int] = 1
 
     def check(self, run: "Run") -> None:

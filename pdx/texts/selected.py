@@ -46,6 +46,7 @@ class Selected:
     exists: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
     needs_weak_teacher: ClassVar[bool] = True
+    part: ClassVar[tuple[float, float] | None] = None
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class TeacherSamples:
     exists: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
     needs_weak_teacher: ClassVar[bool] = False
+    part: ClassVar[tuple[float, float] | None] = None
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
