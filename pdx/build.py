@@ -23,6 +23,7 @@ DECLARED = {
     "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
     "routing": ("needs_entropy", "shift"),
     "store": ("exists",),
+    "hidden": ("exists", "weight", "student_layers"),
     "loss": (
         "needs_teacher",
         "needs_closed_signal",

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pdx import checks
 from pdx.build import build, check, did_you_mean
 from pdx.data import tokens
 from pdx.env import Env
@@ -40,6 +41,7 @@ class Run:
     temperature: Any
     store: Any
     loss: Any
+    hidden: Any
     mix: Any
     routing: Any
     schedule: Any
@@ -62,100 +64,10 @@ class Run:
                     f"{key}=same: means the run's own teacher, and is for eval_teacher only; "
                     "use teacher=trained, pretrained or none."
                 )
-        self._check_text()
+        checks.check_text(self)
         if self.loss.needs_teacher:
-            self._check_signal()
-
-    def _check_signal(self) -> None:
-        name = type(self.loss).__name__
-        if not self.teacher.exists:
-            raise ConfigError(
-                f"teacher=none: {name} needs a teacher; use teacher=trained or "
-                "teacher=pretrained, or loss=none."
-            )
-        if self.loss.needs_full_signal and not self.signal.is_full:
-            kept = type(self.signal).__module__.rpartition(".")[2]
-            raise ConfigError(
-                f"signal={kept}: {name} reads the teacher at every token, which no truncated or "
-                "drawn signal holds; use signal=full."
-            )
-        if self.loss.needs_logits and getattr(self.signal, "num_draws", 0):
-            drawn = type(self.signal).__module__.rpartition(".")[2]
-            raise ConfigError(
-                f"signal={drawn}: {name} compares logits, and draws have counts; use signal=topk "
-                "or signal=full, or a loss on probabilities such as loss=forward_kl."
-            )
-        if self.loss.needs_closed_signal and not self.signal.closed:
-            raise ConfigError(
-                f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
-                "that must both sum to one on the support; use signal.tail=bucket or signal=full."
-            )
-        shift, length = self.routing.shift, self.data.seq_len
-        allowed = f"must not be a multiple of data.seq_len={length}, which shifts nothing"
-        check(shift == 0 or shift % length != 0, "routing.shift", shift, allowed)
-        self._check_temperature()
-        vocab_size = self.data.vocab_size
-        top_k = getattr(self.signal, "top_k", 1)
-        if vocab_size is not None:
-            check(
-                top_k <= vocab_size,
-                "signal.top_k",
-                top_k,
-                f"must not exceed the vocabulary, data.vocab_size={vocab_size}; "
-                f"use signal.top_k={vocab_size} or less",
-            )
-        if self.is_stored:
-            self.store.check_serves(self.signal, self.temperature)
-            self.store.check_text(self.text)
-
-    def _check_text(self) -> None:
-        """Whether the text can be made at all."""
-        name = type(self.text).__module__.rpartition(".")[2]
-        needed = [("teacher", self.text.needs_teacher)]
-        needed.append(("teacher@weak_teacher", self.text.needs_weak_teacher))
-        for key, is_needed in needed:
-            if is_needed and not getattr(self, key.rpartition("@")[2]).exists:
-                raise ConfigError(
-                    f"{key}=none: text={name} is made by it; use {key}=trained or "
-                    f"{key}=pretrained, or text=corpus."
-                )
-        self.text.check(self)
-
-    def _check_temperature(self) -> None:
-        """Whether the signal can be read at the temperature at all."""
-        drawn, heat = bool(getattr(self.signal, "num_draws", 0)), self.temperature
-        name = type(heat).__name__
-        if drawn and heat.constant != 1.0:
-            raise ConfigError(
-                f"temperature: {name} tempers the teacher, and a signal of draws has counts of the "
-                "distribution at temperature 1; use temperature=constant with "
-                "temperature.value=1.0, or signal=topk."
-            )
-        one_sided = heat.constant != 1.0 and not heat.tempers_student
-        if one_sided and getattr(self.signal, "tail", None) == "decoupled":
-            raise ConfigError(
-                f"signal.tail=decoupled: tempers both sides of what is kept, and {name} the "
-                "teacher alone; set temperature.temper_student=true, or use signal.tail=bucket."
-            )
-
-    def check_ranks(self, num_ranks: int) -> None:
-        """Refuse a number of processes that cannot share a step's batch evenly."""
-        if num_ranks > 1 and self.is_recorded:
-            raise ConfigError(
-                f"env.gpus_per_run={num_ranks}: a teacher is recorded in one process; use "
-                "env.gpus_per_run=1, or store.recorded=[]."
-            )
-        sizes = {"train.batch_size": self.train.batch_size}
-        for teacher in (self.teacher, self.evaluation_teacher):
-            if hasattr(teacher, "batch_size"):  # it is trained here, by as many processes
-                sizes["teacher.batch_size"] = teacher.batch_size
-        for key, size in sizes.items():
-            if size % num_ranks:
-                allowed = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-                raise ConfigError(
-                    f"env.gpus_per_run={num_ranks}: does not divide {key}={size}, and each process "
-                    f"takes an equal part of every batch; use one of {allowed}, or another {key}."
-                )
+            checks.check_signal(self)
+        self.hidden.check(self)
 
     @property
     def batch_tokens(self) -> int:
@@ -212,6 +124,8 @@ class Run:
             read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["data"] = tokens.identity(self.data)
+        if self.hidden.exists:
+            named["hidden"] = identity(self.hidden)
         if self.text.exists:
             named["text"] = identity(self.text) | self.text.identify(self)
         if self.loss.needs_teacher:
@@ -268,7 +182,7 @@ def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
             raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
         parts[field.name] = build(config[field.name], field.name, env.packages)
     run = Run(**parts)
-    run.check_ranks(env.gpus_per_run)
+    checks.check_ranks(run, env.gpus_per_run, env.sharding)
     return run, env
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -148,6 +149,8 @@ class _Execution:
                 metrics |= self._evaluate()
                 weights = self.spread.weights()
                 if self.ranks.leads:
+                    # of a process that was killed between its model and its result
+                    shutil.rmtree(self.run_dir / "model", ignore_errors=True)
                     with publish(self.run_dir / "model") as directory:
                         self.student.save_pretrained(directory, state_dict=weights)
         except Diverged as err:

@@ -69,6 +69,11 @@ def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str,
     facts["num_params_total"] = student.num_params_total if student else None
     facts["num_params_non_embedding"] = student.num_params_non_embedding if student else None
     facts["flops_train_exact"] = student.flops_train_exact(num_tokens, seq_len) if student else None
+    if student and run.hidden.exists:
+        teacher, _, _ = _cost(run, run.teacher, vocab_size)
+        width = teacher.hidden_size if teacher else student.hidden_size
+        match = run.hidden.flops_forward_per_token(student.hidden_size, width)
+        facts["flops_train_exact"] += 3 * match * num_tokens
     facts["flops_train_6nd"] = student.flops_train_6nd(num_tokens) if student else None
     if run.reads_teacher and vocab_size:
         facts |= _teacher_facts(run, vocab_size, num_tokens, facts["num_unique_tokens"])

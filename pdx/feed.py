@@ -125,7 +125,7 @@ class Feed:
             targets_N=batch.targets_BL.reshape(-1),
             offset_N=offset_N,
         )
-        entropy_N, rows = None, batch.rows
+        entropy_N, states, rows = None, None, batch.rows
         if rows is not None:
             if routing.shift:
                 index_N = torch.arange(len(offset_N), device=self.device)
@@ -134,7 +134,11 @@ class Feed:
             entropy_N = rows.facts.entropy_N
         else:
             assert self.teacher is not None
-            hidden_ND, head = self.teacher.hidden(batch), self.teacher.logits
+            head = self.teacher.logits
+            if self.run.hidden.exists:
+                hidden_ND, states = self.teacher.states(batch, self.run.hidden.teacher_layers)
+            else:
+                hidden_ND = self.teacher.hidden(batch)
             if routing.shift:
                 hidden_ND = _shifted(hidden_ND, length, routing.shift)
             signal = LiveSignal(
@@ -143,7 +147,7 @@ class Feed:
             if routing.needs_entropy:
                 entropy_N = entropies(hidden_ND, head, chunk_size(self.teacher.head.vocab_size))
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
-        return Lesson(signal, routing(entropy_BL, batch.mask_BL))
+        return Lesson(signal, routing(entropy_BL, batch.mask_BL), states)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

@@ -26,12 +26,14 @@ class Sums(NamedTuple):
 
     Attributes:
         kd: of those at which the teacher speaks; times its scale, not its weight.
-        loss: what is trained: both, weighted.
+        loss: what is trained: all, weighted.
+        hidden: of the match of hidden states, where there is one; without its weight.
     """
 
     ce: Tensor
     kd: Tensor
     loss: Tensor
+    hidden: Tensor | None = None
 
 
 def chunk_size(vocab_size: int) -> int:
@@ -52,6 +54,8 @@ def backward(
     chunk: int | None = None,
     taught_BL: Tensor | None = None,
     hear: Callable[[int, int, Tensor], None] | None = None,
+    beside: Tensor | None = None,
+    beside_weight: float = 0.0,
 ) -> Sums:
     """Add the gradient of one micro-batch's share of the loss to ``.grad``.
 
@@ -67,6 +71,8 @@ def backward(
         signal: None where ``kd_weight`` is 0 or the loss needs no teacher.
         taught_BL: where the teacher speaks, bool; None: everywhere.
         hear: gets first and last-plus-one position and logits of each chunk, to read.
+        beside: a sum over valid tokens that hangs on the same body, as hidden states do; it is
+            driven back with the rest, ``beside_weight`` times.
     """
     hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
@@ -97,8 +103,13 @@ def backward(
         loss_sum += (share_C * ce_C).sum()
         projection.add(start, stop, grad_CV)
         del student, logits_CV, grad_CV  # no view of the logits' memory outlives them
-    projection.backward(hidden_BLD)
-    return Sums(ce_sum, kd_sum, loss_sum)
+    if beside is None:
+        projection.backward(hidden_BLD, None)
+        return Sums(ce_sum, kd_sum, loss_sum)
+    with torch.enable_grad():
+        projection.backward(hidden_BLD, beside * (beside_weight / num_valid))
+    match = beside.detach()
+    return Sums(ce_sum, kd_sum, loss_sum + beside_weight * match, match)
 
 
 class _Projection:
@@ -150,8 +161,8 @@ class _Projection:
         else:
             self.grad_VD += torch.mm(low_CV.T, self.hidden_ND[start:stop])
 
-    def backward(self, hidden_BLD: Tensor) -> None:
-        """Through the body; parameters that are frozen get none."""
+    def backward(self, hidden_BLD: Tensor, beside: Tensor | None) -> None:
+        """Through the body, once for all terms; parameters that are frozen get none."""
         del self.logits_CV, self.slope_CV  # the body's own peak is not theirs too
         inputs: list[Tensor] = [hidden_BLD]
         grads = [self.grad_ND.view_as(hidden_BLD)]
@@ -162,6 +173,8 @@ class _Projection:
         del self.grad_VD, self.grad_V, grad
         with torch.enable_grad():
             total: Tensor = _Known.apply(grads, *inputs)  # type: ignore[assignment]
+            if beside is not None:
+                total = total + beside
         total.backward()
 
     @staticmethod

@@ -181,10 +181,15 @@ class TeacherSignal(Protocol):
 
 
 class Lesson(NamedTuple):
-    """What the teacher says of a micro-batch, and where: [B, L] bool, or everywhere."""
+    """What the teacher says of a micro-batch, and where: [B, L] bool, or everywhere.
+
+    Attributes:
+        states: its hidden states at the layers that are matched, [B, L, D] each.
+    """
 
     signal: TeacherSignal | None
     taught_BL: Tensor | None
+    states: list[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

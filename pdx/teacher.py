@@ -11,6 +11,7 @@ from pdx.data import tokens
 from pdx.errors import ConfigError
 from pdx.evaluate import Evaluation
 from pdx.files import digest, digest_file
+from pdx.hiddens.none import NoHidden
 from pdx.losses.none import NoDistillation
 from pdx.models import Llama
 from pdx.optim import AdamW
@@ -116,6 +117,7 @@ class TrainedHere:
             temperature=run.temperature,
             store=NoStore(),
             loss=NoDistillation(),
+            hidden=NoHidden(),
             mix=run.mix,
             routing=run.routing,
             schedule=WSD(

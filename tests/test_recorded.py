@@ -17,7 +17,7 @@ from pdx.errors import ConfigError
 from pdx.execute import execute
 from pdx.facts import facts_of
 from pdx.feed import Feed
-from pdx.models import hidden_states
+from pdx.models import layer_states
 from pdx.prepare import Shared
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.reader import Store
@@ -86,11 +86,11 @@ def test_recording_changes_nothing_and_adds_no_pass(
     run, env = tiny(*RECORDED)
     training, passes = run.teacher.run(run), []
 
-    def counted(model: Any, *args: Any) -> torch.Tensor:
+    def counted(model: Any, *args: Any) -> Any:
         passes.append(len(args[0]))
-        return hidden_states(model, *args)
+        return layer_states(model, *args)
 
-    monkeypatch.setattr(loop, "hidden_states", counted)
+    monkeypatch.setattr(loop, "layer_states", counted)
     plain = execute(training, env, quiet=True)
     assert passes == [8] * training.num_steps
     result = recorded.env.paths.runs / training.run_id
@@ -125,7 +125,7 @@ def test_a_teacher_killed_while_it_is_recorded_goes_on(tiny: Tiny, recorded: Sha
                 training,
                 env,
                 quiet=True,
-                must_end=lambda asked=asked: asked.append(1) or len(asked) > 20,
+                must_end=lambda asked=asked: asked.append(1) or len(asked) > 9,
                 record=recorder,
             )
     assert not recorder.is_complete and any(recorder.parts.iterdir())
