@@ -66,7 +66,8 @@ def label_runs(runs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     losses = [_loss(points[run_id]) for run_id in runs["run_id"]]
     roles_of = [str(role) for role in runs["role"]]
     labelled["is_control"] = [
-        role == "control" or loss == "none" for role, loss in zip(roles_of, losses, strict=True)
+        role == "control" or (loss == "none" and _is_corpus(points[run_id]))
+        for role, loss, run_id in zip(roles_of, losses, runs["run_id"], strict=True)
     ]
     labelled["recipe"] = [
         _recipe(p, loss, role, which)
@@ -192,6 +193,12 @@ def _loss(point: dict) -> str:
     config = point.get("config", {}).get("loss")
     target = config.get("_target_", "") if isinstance(config, dict) else str(config or "")
     return target.split(".")[-2] if "." in target else target
+
+
+def _is_corpus(point: dict) -> bool:
+    """Whether it trains on the corpus as it is: a text that a teacher made is no control."""
+    text = point.get("config", {}).get("text")
+    return not isinstance(text, dict) or ".corpus." in text.get("_target_", ".corpus.")
 
 
 def _recipe(params: dict, loss: str, role: str, which: Roles) -> str:

@@ -17,11 +17,13 @@ from pdx.errors import ConfigError
 DECLARED = {
     "": ("version",),
     "data": ("vocab_size", "seq_len"),
+    "text": ("exists", "needs_teacher", "needs_weak_teacher", "part"),
     "teacher": ("exists", "is_same"),
     "signal": ("stored", "closed", "faithful", "is_full"),
     "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
-    "routing": ("needs_entropy",),
+    "routing": ("needs_entropy", "shift"),
     "store": ("exists",),
+    "hidden": ("exists", "weight", "student_layers"),
     "loss": (
         "needs_teacher",
         "needs_closed_signal",

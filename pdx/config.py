@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pdx import checks
 from pdx.build import build, check, did_you_mean
 from pdx.data import tokens
 from pdx.env import Env
@@ -27,17 +28,20 @@ class Run:
     """One training: a flat set of frozen components, one per axis.
 
     ``eval_teacher`` is the teacher that evaluation compares with, named separately so that runs
-    that read no teacher are one shared control.
+    that read no teacher are one shared control. ``weak_teacher`` is what a text compares it with.
     """
 
     data: Any
+    text: Any
     teacher: Any
+    weak_teacher: Any
     eval_teacher: Any
     student: Any
     signal: Any
     temperature: Any
     store: Any
     loss: Any
+    hidden: Any
     mix: Any
     routing: Any
     schedule: Any
@@ -54,82 +58,16 @@ class Run:
             f"must hold one step of train.batch_size * data.seq_len = {batch_tokens} tokens; "
             f"set at least {batch_tokens}",
         )
-        if self.teacher.is_same:
-            raise ConfigError(
-                "teacher=same: means the run's own teacher, and is for eval_teacher only; "
-                "use teacher=trained, pretrained or none."
-            )
-        if self.loss.needs_teacher:
-            self._check_signal()
-
-    def _check_signal(self) -> None:
-        name = type(self.loss).__name__
-        if not self.teacher.exists:
-            raise ConfigError(
-                f"teacher=none: {name} needs a teacher; use teacher=trained or "
-                "teacher=pretrained, or loss=none."
-            )
-        if self.loss.needs_full_signal and not self.signal.is_full:
-            kept = type(self.signal).__module__.rpartition(".")[2]
-            raise ConfigError(
-                f"signal={kept}: {name} reads the teacher at every token, which no truncated or "
-                "drawn signal holds; use signal=full."
-            )
-        if self.loss.needs_logits and getattr(self.signal, "num_draws", 0):
-            drawn = type(self.signal).__module__.rpartition(".")[2]
-            raise ConfigError(
-                f"signal={drawn}: {name} compares logits, and draws have counts; use signal=topk "
-                "or signal=full, or a loss on probabilities such as loss=forward_kl."
-            )
-        if self.loss.needs_closed_signal and not self.signal.closed:
-            raise ConfigError(
-                f"signal.tail={getattr(self.signal, 'tail', None)}: {name} compares distributions "
-                "that must both sum to one on the support; use signal.tail=bucket or signal=full."
-            )
-        self._check_temperature()
-        vocab_size = self.data.vocab_size
-        top_k = getattr(self.signal, "top_k", 1)
-        if vocab_size is not None:
-            check(
-                top_k <= vocab_size,
-                "signal.top_k",
-                top_k,
-                f"must not exceed the vocabulary, data.vocab_size={vocab_size}; "
-                f"use signal.top_k={vocab_size} or less",
-            )
-        if self.is_stored:
-            self.store.check_serves(self.signal, self.temperature)
-
-    def _check_temperature(self) -> None:
-        """Whether the signal can be read at the temperature at all."""
-        drawn, heat = bool(getattr(self.signal, "num_draws", 0)), self.temperature
-        name = type(heat).__name__
-        if drawn and heat.constant != 1.0:
-            raise ConfigError(
-                f"temperature: {name} tempers the teacher, and a signal of draws has counts of the "
-                "distribution at temperature 1; use temperature=constant with "
-                "temperature.value=1.0, or signal=topk."
-            )
-        one_sided = heat.constant != 1.0 and not heat.tempers_student
-        if one_sided and getattr(self.signal, "tail", None) == "decoupled":
-            raise ConfigError(
-                f"signal.tail=decoupled: tempers both sides of what is kept, and {name} the "
-                "teacher alone; set temperature.temper_student=true, or use signal.tail=bucket."
-            )
-
-    def check_ranks(self, num_ranks: int) -> None:
-        """Refuse a number of processes that cannot share a step's batch evenly."""
-        sizes = {"train.batch_size": self.train.batch_size}
-        for teacher in (self.teacher, self.evaluation_teacher):
-            if hasattr(teacher, "batch_size"):  # it is trained here, by as many processes
-                sizes["teacher.batch_size"] = teacher.batch_size
-        for key, size in sizes.items():
-            if size % num_ranks:
-                allowed = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+        for key in ("teacher", "weak_teacher"):
+            if getattr(self, key).is_same:
                 raise ConfigError(
-                    f"env.gpus_per_run={num_ranks}: does not divide {key}={size}, and each process "
-                    f"takes an equal part of every batch; use one of {allowed}, or another {key}."
+                    f"{key}=same: means the run's own teacher, and is for eval_teacher only; "
+                    "use teacher=trained, pretrained or none."
                 )
+        checks.check_text(self)
+        if self.loss.needs_teacher:
+            checks.check_signal(self)
+        self.hidden.check(self)
 
     @property
     def batch_tokens(self) -> int:
@@ -146,10 +84,29 @@ class Run:
         """Windows read over the whole training, repeats counted."""
         return self.num_steps * self.train.batch_size
 
+    def kd_weight(self, fraction: float) -> float:
+        """Weight of the loss beside the cross-entropy, at ``fraction`` of training."""
+        return self.mix(fraction) if self.loss.needs_teacher else self.loss.own_weight
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any number of it depends on a teacher."""
+        return self.loss.needs_teacher or self.text.needs_teacher
+
+    def teacher_id(self, teacher: Any) -> str:
+        """Content hash of a teacher on this run's data."""
+        named = teacher.identify(self)
+        return named.get("run_id") or digest(named, 12)
+
     @property
     def is_stored(self) -> bool:
         """Whether the teacher's word is read from a store."""
         return self.loss.needs_teacher and self.signal.stored and self.store.exists
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether what is stored is what the teacher said while it was being trained."""
+        return self.is_stored and bool(self.store.recorded)
 
     @property
     def evaluation_teacher(self) -> Any:
@@ -167,10 +124,16 @@ class Run:
             read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["data"] = tokens.identity(self.data)
+        if self.hidden.exists:
+            named["hidden"] = identity(self.hidden)
+        if self.text.exists:
+            named["text"] = identity(self.text) | self.text.identify(self)
         if self.loss.needs_teacher:
             named["teacher"] = self.teacher.identify(self)
         if self.is_stored and self.store.precision is not None:
             named["store_precision"] = self.store.precision
+        if self.is_recorded:
+            named["recorded"] = True
         named["eval_teacher"] = self.evaluation_teacher.identify(self)
         return named
 
@@ -219,7 +182,7 @@ def run_of_resolved(config: Mapping[str, Any]) -> tuple[Run, Env]:
             raise ConfigError(f"{field.name}: missing from the config; name a value of this axis.")
         parts[field.name] = build(config[field.name], field.name, env.packages)
     run = Run(**parts)
-    run.check_ranks(env.gpus_per_run)
+    checks.check_ranks(run, env.gpus_per_run, env.sharding)
     return run, env
 
 

@@ -5,11 +5,13 @@ import json
 import math
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
@@ -31,6 +33,9 @@ from pdx.spread import spread
 from pdx.train import train
 from pdx.world import num_ranks, world
 
+if TYPE_CHECKING:
+    from pdx.store.recorder import Recorder
+
 Observe = Callable[[int, dict[str, float]], bool]
 
 
@@ -48,6 +53,8 @@ def execute(
     quiet: bool = False,
     must_end: Callable[[], bool] = lambda: False,
     ready: float | None = None,
+    record: "Recorder | None" = None,
+    run_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
 
@@ -55,6 +62,8 @@ def execute(
         observe: gets each step's metrics beside the folder (MLflow, a pruner), and may stop it.
         must_end: asked at every step; once it holds, the run is saved and ``Paused`` raised.
         ready: since when there has been a process for it, by time.monotonic; from now on if None.
+        record: keeps what is said on the way.
+        run_dir: another folder than its own, for a run that is only run to be recorded.
 
     Returns:
         The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
@@ -67,9 +76,9 @@ def execute(
     """
     ready = time.monotonic() if ready is None else ready
     quiet_transformers()
-    run_dir = env.paths.runs / run.run_id
+    run_dir = run_dir or env.paths.runs / run.run_id
     with locked(run_dir / ".lock"):
-        path = env.paths.result(run.run_id)
+        path = run_dir / env.paths.result(run.run_id).name
         result = read_json(path) if path.exists() else None
         if result is None:
             write_text(
@@ -79,7 +88,9 @@ def execute(
             shared = Shared.of(run, env)
             shared.ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
-                execution = _Execution(shared, ranks, observe, quiet, must_end, ready)
+                execution = _Execution(
+                    shared, ranks, observe, quiet, must_end, ready, record, run_dir
+                )
                 result = execution.result()
             if result["status"] != "pruned":
                 write_json(path, result)
@@ -104,11 +115,13 @@ class _Execution:
         quiet: bool = False,
         must_end: Callable[[], bool] = lambda: False,
         ready: float | None = None,
+        record: "Recorder | None" = None,
+        run_dir: Path | None = None,
     ) -> None:
         self.ready = time.monotonic() if ready is None else ready
         self.shared = replace(shared, device=ranks.device)
         self.run, self.env, self.ranks, self.observe = shared.run, shared.env, ranks, observe
-        self.run_dir = self.env.paths.runs / self.run.run_id
+        self.run_dir, self.record = run_dir or self.env.paths.runs / self.run.run_id, record
         self.quiet, self.pruned = quiet, False
         self.keeper = checkpoint.Keeper(self.run_dir, self.env.checkpoint_seconds, must_end, ranks)
 
@@ -138,6 +151,8 @@ class _Execution:
                 metrics |= self._evaluate()
                 weights = self.spread.weights()
                 if self.ranks.leads:
+                    # of a process that was killed between its model and its result
+                    shutil.rmtree(self.run_dir / "model", ignore_errors=True)
                     with publish(self.run_dir / "model") as directory:
                         self.student.save_pretrained(directory, state_dict=weights)
         except Diverged as err:
@@ -196,6 +211,7 @@ class _Execution:
                 self.keeper,
                 state,
                 self.spread,
+                self.record,
             )
             looped = max(time.monotonic() - looping, 1e-9)
         # How much of the loop, evaluation along the way included, steps waited for what they read.

@@ -9,13 +9,11 @@ from pdx.cost import Shape
 from pdx.data import TokenSet
 from pdx.data.tokens import find
 from pdx.env import Env
-from pdx.teacher import Pretrained, Trained
+from pdx.teacher import Pretrained, TrainedHere
 
 
 def shape_of(component: Any, vocab_size: int) -> Shape | None:
     """What the cost of a model depends on; None for one that does not say."""
-    if isinstance(component, Trained):
-        component = component.model
     if isinstance(component, Pretrained):
         directory = component.directory or Path(component.path)
         return _saved_shape(directory / "config.json", vocab_size)
@@ -65,33 +63,57 @@ def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str,
         "flops_teacher_training_exact": 0.0,
     }
     if token_set:
-        windows = token_set.windows(*run.train.split.split("+"))
+        windows = run.text.windows(run, env, token_set)
         facts["num_unique_tokens"] = min(run.num_windows, windows.num_windows) * seq_len
         facts["num_epochs"] = run.num_windows / windows.num_windows
     student = shape_of(run.student, vocab_size) if vocab_size else None
     facts["num_params_total"] = student.num_params_total if student else None
     facts["num_params_non_embedding"] = student.num_params_non_embedding if student else None
     facts["flops_train_exact"] = student.flops_train_exact(num_tokens, seq_len) if student else None
+    if student and run.hidden.exists:
+        teacher, _, _ = _cost(run, run.teacher, vocab_size)
+        width = teacher.hidden_size if teacher else student.hidden_size
+        match = run.hidden.flops_forward_per_token(student.hidden_size, width)
+        facts["flops_train_exact"] += 3 * match * num_tokens
     facts["flops_train_6nd"] = student.flops_train_6nd(num_tokens) if student else None
-    if run.loss.needs_teacher and vocab_size:
+    if run.reads_teacher and vocab_size:
         facts |= _teacher_facts(run, vocab_size, num_tokens, facts["num_unique_tokens"])
     return facts
 
 
 def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) -> dict[str, Any]:
-    named = run.teacher.identify(run)
-    shape = shape_of(run.teacher, vocab_size)
-    read = num_unique if run.is_stored else num_tokens
-    forward = shape.flops_forward_per_token(run.data.seq_len) * read if shape else None
-    training = None  # of a pretrained teacher: not known here
-    if shape and isinstance(run.teacher, Trained):
-        training = shape.flops_train_exact(run.teacher.num_tokens, run.data.seq_len)
+    shape, forward, training = _cost(run, run.teacher, vocab_size)
+    read = made = run.text.forward_tokens(run, num_unique)
+    if run.loss.needs_teacher:
+        live = 0 if run.is_recorded else num_unique
+        read += live if run.is_stored else num_tokens
+    inference = None if forward is None else forward * read
+    if run.text.needs_weak_teacher:
+        _, forward, weak_training = _cost(run, run.weak_teacher, vocab_size)
+        inference = _sum(inference, None if forward is None else forward * made)
+        training = _sum(training, weak_training)
     return {
-        "teacher_id": named.get("run_id") or named.get("weights") or named.get("path"),
+        "teacher_id": run.teacher_id(run.teacher),
         "teacher_num_params_non_embedding": shape.num_params_non_embedding if shape else None,
-        "flops_teacher_inference_exact": forward,
+        "flops_teacher_inference_exact": inference,
         "flops_teacher_training_exact": training,
         "store_bytes": round(num_unique * run.store.bytes_per_token(vocab_size))
         if run.is_stored
         else 0,
     }
+
+
+def _cost(run: Run, teacher: Any, vocab: int) -> tuple[Shape | None, float | None, float | None]:
+    """A teacher's shape, FLOPs of one token forward, and of its training; None: not known here."""
+    here = isinstance(teacher, TrainedHere)
+    shape = shape_of(teacher.architecture(run) if here else teacher, vocab)
+    if shape is None:
+        return None, None, None
+    training = None
+    if here:
+        training = shape.flops_train_exact(teacher.num_tokens, run.data.seq_len)
+    return shape, shape.flops_forward_per_token(run.data.seq_len), training
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b

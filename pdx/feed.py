@@ -14,7 +14,7 @@ from pdx.data import Windows, window_order
 from pdx.frozen import FrozenTeacher, autocast
 from pdx.ranks import Ranks
 from pdx.reduce import chunk_size
-from pdx.signal import Context, Lesson, LiveSignal, Rows, TeacherSignal, entropies
+from pdx.signal import Context, Lesson, LiveSignal, Rows, Silent, TeacherSignal, entropies
 from pdx.store.reader import Store
 
 # Steps read ahead. On a CPU none are: a worker has one core, and a thread would take its turns on
@@ -99,7 +99,7 @@ class Feed:
             step * train.batch_size + self.ranks.rank * share,
             share,
         )
-        taught = run.loss.needs_teacher and run.mix((step + 0.5) / run.num_steps) > 0
+        taught = run.loss.needs_teacher and run.kd_weight((step + 0.5) / run.num_steps) > 0
         store, size = self.store if taught else None, train.micro_batch_size
         return [self._micro_batch(order[i : i + size], store) for i in range(0, share, size)]
 
@@ -114,29 +114,46 @@ class Feed:
 
     def lesson(self, batch: MicroBatch, fraction: float) -> Lesson:
         """The teacher's word on a micro-batch at ``fraction`` of training, and where it speaks."""
-        length = self.windows.seq_len
+        if not self.run.loss.needs_teacher:
+            return Lesson(Silent(), None)
+        length, routing = self.windows.seq_len, self.run.routing
         offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
+        offset_N = offsets.roll(routing.shift, -1).reshape(-1).to(self.device)
         context = Context(
             temperature=self.run.temperature,
             fraction=fraction,
             targets_N=batch.targets_BL.reshape(-1),
-            offset_N=offsets.reshape(-1).to(self.device),
+            offset_N=offset_N,
         )
-        entropy_N, asked = None, self.run.routing.needs_entropy
-        if batch.rows is not None:
-            signal: TeacherSignal = self.run.signal.sparse(batch.rows, context)
-            entropy_N = batch.rows.facts.entropy_N
+        entropy_N, states, rows = None, None, batch.rows
+        if rows is not None:
+            if routing.shift:
+                index_N = torch.arange(len(offset_N), device=self.device)
+                rows = rows.at(_shifted(index_N, length, routing.shift))
+            signal: TeacherSignal = self.run.signal.sparse(rows, context)
+            entropy_N = rows.facts.entropy_N
         else:
             assert self.teacher is not None
-            hidden_ND, head = self.teacher.hidden(batch), self.teacher.logits
+            head = self.teacher.logits
+            if self.run.hidden.exists:
+                hidden_ND, states = self.teacher.states(batch, self.run.hidden.teacher_layers)
+            else:
+                hidden_ND = self.teacher.hidden(batch)
+            if routing.shift:
+                hidden_ND = _shifted(hidden_ND, length, routing.shift)
             signal = LiveSignal(
                 hidden_ND=hidden_ND, head=head, signal=self.run.signal, context=context
             )
-            if asked:
+            if routing.needs_entropy:
                 entropy_N = entropies(hidden_ND, head, chunk_size(self.teacher.head.vocab_size))
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
-        return Lesson(signal, self.run.routing(entropy_BL, batch.mask_BL))
+        return Lesson(signal, routing(entropy_BL, batch.mask_BL), states)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""
         return autocast(self.device, self.run.train.precision)
+
+
+def _shifted(x_N: Tensor, length: int, shift: int) -> Tensor:
+    """What stands ``shift`` places earlier in its window, around its end: only for a placebo."""
+    return x_N.unflatten(0, (-1, length)).roll(shift, 1).flatten(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pdx.data import Batch, TokenSet
 from pdx.data.tokenizer import tokenizer_digest
 from pdx.errors import ConfigError, DataError
-from pdx.models import Head, head_of, hidden_states
+from pdx.models import Head, head_of, hidden_states, layer_states
 from pdx.teacher import Pretrained
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ class FrozenTeacher:
         with torch.autocast(self.device.type, enabled=False):
             hidden_BLD = hidden_states(self.model, batch.tokens_BL, batch.document_BL)
         return hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+
+    @torch.no_grad()
+    def states(self, batch: "Batch | MicroBatch", layers: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """Final hidden states as ``hidden`` has them, and those of some layers, [B, L, D] each."""
+        with torch.autocast(self.device.type, enabled=False):
+            hidden_BLD, states = layer_states(
+                self.model, batch.tokens_BL, batch.document_BL, layers
+            )
+        return hidden_BLD.reshape(-1, hidden_BLD.shape[-1]), states
 
     def logits(self, hidden_CD: Tensor) -> Tensor:
         """Logits [C, V] of final hidden states."""

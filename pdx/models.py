@@ -81,21 +81,34 @@ def hidden_states(model: Any, tokens_BL: Tensor, document_BL: Tensor | None = No
     Where ``document_BL`` numbers the documents of each window, attention stays within them and
     positions start anew in each.
     """
+    return _body(model, tokens_BL, document_BL).last_hidden_state
+
+
+def layer_states(
+    model: Any, tokens_BL: Tensor, document_BL: Tensor | None, layers: list[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """Final hidden states, and those of some layers: 0 the embedding, -1 the final ones again."""
+    asked = {"output_hidden_states": True} if layers else {}
+    output = _body(model, tokens_BL, document_BL, **asked)
+    return output.last_hidden_state, [output.hidden_states[layer] for layer in layers]
+
+
+def _body(model: Any, tokens_BL: Tensor, document_BL: Tensor | None, **asked: bool) -> Any:
+    """The model without its head."""
     if document_BL is None:
-        output = model.base_model(input_ids=tokens_BL, use_cache=False)
-        return output.last_hidden_state
+        return model.base_model(input_ids=tokens_BL, use_cache=False, **asked)
     length = tokens_BL.shape[1]
     same_BLL = document_BL[:, :, None] == document_BL[:, None, :]
     causal_LL = torch.ones(length, length, dtype=torch.bool, device=tokens_BL.device).tril()
     allowed_BLL = same_BLL & causal_LL
     position_BL = allowed_BLL.sum(-1) - 1
-    output = model.base_model(
+    return model.base_model(
         input_ids=tokens_BL,
         attention_mask=allowed_BLL[:, None],
         position_ids=position_BL,
         use_cache=False,
+        **asked,
     )
-    return output.last_hidden_state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What runs share, made once whoever needs it first: tokens, teacher, store, reference."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from pdx.store.kinds import FORMAT_VERSION
 from pdx.store.ranks import NAME as RANKS
 from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
+from pdx.store.recorder import ensure_recorded
 from pdx.store.verify import Verdict, verify
 from pdx.store.writer import capture
-from pdx.teacher import Trained
+from pdx.teacher import TrainedHere
 
 CAPTURE_BATCH_TOKENS = 8192
 
@@ -69,7 +70,7 @@ class Shared:
     @property
     def train_windows(self) -> Windows:
         """What the run trains on."""
-        return self.token_set.windows(*self.run.train.split.split("+"))
+        return self.run.text.windows(self.run, self.env, self.token_set)
 
     @property
     def num_unique_tokens(self) -> int:
@@ -95,29 +96,24 @@ class Shared:
 
     # ---- teacher -----------------------------------------------------------------------------
 
-    def teacher_id(self, teacher: Any) -> str:
-        """Content hash of a teacher on this run's data."""
-        named = teacher.identify(self.run)
-        return named.get("run_id") or digest(named, 12)
-
     def teacher_dir(self, teacher: Any) -> Path:
         """Where a trained teacher's weights are."""
-        return self.env.paths.runs / self.teacher_id(teacher) / "model"
+        return self.env.paths.runs / self.run.teacher_id(teacher) / "model"
 
     def ensure_teacher(self, teacher: Any) -> None:
         """Train a teacher that is to be trained here, once."""
-        if not isinstance(teacher, Trained) or self.teacher_dir(teacher).is_dir():
+        if not isinstance(teacher, TrainedHere) or self.teacher_dir(teacher).is_dir():
             return
         from pdx.execute import execute
 
-        print(f"teacher: training {self.teacher_id(teacher)}", file=sys.stderr)
+        print(f"teacher: training {self.run.teacher_id(teacher)}", file=sys.stderr)
         result = execute(teacher.run(self.run), self.env)
         if result["status"] != "complete":
             raise Diverged(f"teacher: its training diverged ({result['reason']}).")
 
     def load_teacher(self, teacher: Any) -> FrozenTeacher:
         """A teacher, frozen, on this run's device."""
-        if isinstance(teacher, Trained):
+        if isinstance(teacher, TrainedHere):
             self.ensure_teacher(teacher)
             model = load_model(self.teacher_dir(teacher), "float32")
             return freeze(model, self.token_set, self.device, "refuse")
@@ -126,9 +122,22 @@ class Shared:
     # ---- store -------------------------------------------------------------------------------
 
     @property
+    def store_windows(self) -> Windows:
+        """What the store holds rows of: of a recording all that was recorded."""
+        return self.recorded.windows(self.run, self.env, self.token_set)
+
+    @property
+    def recorded(self) -> Any:
+        """The text that the store holds rows of."""
+        if not self.run.is_recorded:
+            return self.run.text
+        start, end = self.run.store.recorded
+        return replace(self.run.text, start_frac=start, end_frac=end)
+
+    @property
     def layout(self) -> Layout:
         """How this run's store lies on the disk."""
-        windows, store = self.train_windows, self.run.store
+        windows, store = self.store_windows, self.run.store
         return Layout(
             num_windows=windows.num_windows,
             windows_per_shard=max(1, store.shard_tokens // windows.seq_len),
@@ -142,19 +151,20 @@ class Shared:
         layout, data, vocab_size = self.layout, self.run.data, self.token_set.vocab_size
         return {
             "format_version": FORMAT_VERSION,
-            "teacher_id": self.teacher_id(self.run.teacher),
+            "teacher_id": self.run.teacher_id(self.run.teacher),
             "tokenizer_digest": self.token_set.tokenizer_digest,
-            "windows_digest": self.train_windows.digest,
+            "windows_digest": self.store_windows.digest,
             "num_windows": layout.num_windows,
             "windows_per_shard": layout.windows_per_shard,
             "seq_len": layout.seq_len,
             "stride": getattr(data, "stride", None) or layout.seq_len,
-            "document_mask": self.train_windows.document_mask,
+            "document_mask": self.store_windows.document_mask,
             "vocab_size": vocab_size,
             "kind": self.run.store.kind,
             "kind_version": self.run.store.version,
             "temperatures": list(layout.temperatures),
             **self.run.store.parameters(vocab_size),
+            **({"recorded": True} if self.run.is_recorded else {}),
         }
 
     @property
@@ -167,32 +177,50 @@ class Shared:
         Processes that ask at once share the work, shard by shard.
         """
         directory, layout, kind = self.store_dir, self.layout, self.run.store
-        windows, vocab_size = self.train_windows, self.token_set.vocab_size
+        windows, vocab_size = self.store_windows, self.token_set.vocab_size
+        if self.run.is_recorded:
+            num_windows = layout.num_windows
         with locked(directory.parent / f"{directory.name}.lock"):
             if kind.ranked and not (directory / RANKS).exists():
-                write_ranks(directory, ids_by_frequency(windows, vocab_size))
+                write_ranks(directory, ids_by_frequency(windows.base, vocab_size))
             Store.write_manifest(directory, self.store_manifest)
         if not layout.missing(directory, num_windows):
             return
+        store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
+        if self.run.is_recorded:
+            ensure_recorded(self, store, *self.recorded.sequences(self.run))
+            return
         teacher = self.load_teacher(self.run.teacher)
         batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
-        store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
         capture(store, windows, teacher, num_windows, batch_windows, size)
 
     def open_store(self) -> Store:
         """This run's store, captured if need be."""
         self.ensure_store(self.run.num_windows)
-        return Store.open(
-            self.store_dir, self.run.store, self.layout, self.store_manifest, self.run.num_windows
-        )
+        return self._opened()
+
+    def _opened(self) -> Store:
+        recorded, num_windows = self.run.is_recorded, self.run.num_windows
+        first = 0
+        if recorded:  # the run's own part of what was recorded
+            first = self.run.text.sequences(self.run)[0] - self.recorded.sequences(self.run)[0]
+            num_windows = self.layout.num_windows
+        kind, manifest = self.run.store, self.store_manifest
+        store = Store.open(self.store_dir, kind, self.layout, manifest, num_windows)
+        store.first_window = first
+        return store
 
     def verify_store(self) -> Verdict:
         """Prove what this run would read: see ``pdx.store.verify``."""
-        windows, num_windows = self.train_windows, self.run.num_windows
-        store = Store.open(
-            self.store_dir, self.run.store, self.layout, self.store_manifest, num_windows
-        )
-        return verify(store, windows, self.load_teacher(self.run.teacher), num_windows)
+        if self.run.is_recorded:
+            raise ConfigError(
+                f"store.recorded={self.run.store.recorded}: what a teacher said while it was being "
+                "trained cannot be asked of the finished one; its checksums and tokens are checked "
+                "at every read."
+            )
+        store, num_windows = self._opened(), self.run.num_windows
+        teacher = self.load_teacher(self.run.teacher)
+        return verify(store, self.train_windows, teacher, num_windows)
 
     # ---- reference ---------------------------------------------------------------------------
 
@@ -203,7 +231,7 @@ class Shared:
             return None
         val = self.token_set.windows("val")
         name = digest([val.digest, windows_in(val, num_tokens), getattr(teacher, "padding", None)])
-        directory = self.env.paths.teachers / self.teacher_id(teacher) / f"reference-{name}"
+        directory = self.env.paths.teachers / self.run.teacher_id(teacher) / f"reference-{name}"
         if not (directory / "manifest.json").exists():
             with locked(directory.parent / f"{directory.name}.lock"):
                 if not (directory / "manifest.json").exists():
@@ -212,6 +240,9 @@ class Shared:
 
     def ensure(self, num_windows: int) -> None:
         """Make everything that this run, and others like it, will ask for."""
+        if self.run.is_stored:  # whole shards are captured
+            num_windows = self.layout.whole_shards(num_windows)
+        self.run.text.make(self, num_windows)
         if self.run.is_stored:
             self.ensure_store(num_windows)
         elif self.run.loss.needs_teacher:
@@ -227,6 +258,8 @@ def ensure_all(configs: list[dict[str, Any]]) -> None:
         shared = Shared.of(run, env)
         parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]
         parts.append([run.eval.num_tokens_teacher])
+        if run.text.exists:
+            parts.append(run.identity["text"])
         if run.loss.needs_teacher:
             parts.append(run.teacher.identify(run))
             parts.append(str(shared.store_dir) if run.is_stored else None)

@@ -1,5 +1,6 @@
 """The one reduction: chunks of hidden states, mask, global token count -> gradients and sums."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,12 +26,14 @@ class Sums(NamedTuple):
 
     Attributes:
         kd: of those at which the teacher speaks; times its scale, not its weight.
-        loss: what is trained: both, weighted.
+        loss: what is trained: all, weighted.
+        hidden: of the match of hidden states, where there is one; without its weight.
     """
 
     ce: Tensor
     kd: Tensor
     loss: Tensor
+    hidden: Tensor | None = None
 
 
 def chunk_size(vocab_size: int) -> int:
@@ -50,6 +53,9 @@ def backward(
     num_valid: int,
     chunk: int | None = None,
     taught_BL: Tensor | None = None,
+    hear: Callable[[int, int, Tensor], None] | None = None,
+    beside: Tensor | None = None,
+    beside_weight: float = 0.0,
 ) -> Sums:
     """Add the gradient of one micro-batch's share of the loss to ``.grad``.
 
@@ -64,6 +70,9 @@ def backward(
         num_valid: valid tokens of the whole batch over all micro-batches (and ranks).
         signal: None where ``kd_weight`` is 0 or the loss needs no teacher.
         taught_BL: where the teacher speaks, bool; None: everywhere.
+        hear: gets first and last-plus-one position and logits of each chunk, to read.
+        beside: a sum over valid tokens that hangs on the same body, as hidden states do; it is
+            driven back with the rest, ``beside_weight`` times.
     """
     hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
@@ -75,7 +84,10 @@ def backward(
     for start in range(0, len(hidden_ND), size):
         stop = min(start + size, len(hidden_ND))
         mask_C, taught_C = mask_N[start:stop], taught_N[start:stop]
-        student = Chunk(projection.logits(start, stop), targets_N[start:stop])
+        logits_CV = projection.logits(start, stop)
+        if hear is not None:
+            hear(start, stop, logits_CV)
+        student = Chunk(logits_CV, targets_N[start:stop])
         kd_share = None
         if signal is not None:
             part = signal.chunk(start, stop)
@@ -90,9 +102,14 @@ def backward(
         ce_sum += ce_C.sum()
         loss_sum += (share_C * ce_C).sum()
         projection.add(start, stop, grad_CV)
-        del student, grad_CV  # no view of the logits' memory outlives them
-    projection.backward(hidden_BLD)
-    return Sums(ce_sum, kd_sum, loss_sum)
+        del student, logits_CV, grad_CV  # no view of the logits' memory outlives them
+    if beside is None:
+        projection.backward(hidden_BLD, None)
+        return Sums(ce_sum, kd_sum, loss_sum)
+    with torch.enable_grad():
+        projection.backward(hidden_BLD, beside * (beside_weight / num_valid))
+    match = beside.detach()
+    return Sums(ce_sum, kd_sum, loss_sum + beside_weight * match, match)
 
 
 class _Projection:
@@ -144,8 +161,8 @@ class _Projection:
         else:
             self.grad_VD += torch.mm(low_CV.T, self.hidden_ND[start:stop])
 
-    def backward(self, hidden_BLD: Tensor) -> None:
-        """Through the body; parameters that are frozen get none."""
+    def backward(self, hidden_BLD: Tensor, beside: Tensor | None) -> None:
+        """Through the body, once for all terms; parameters that are frozen get none."""
         del self.logits_CV, self.slope_CV  # the body's own peak is not theirs too
         inputs: list[Tensor] = [hidden_BLD]
         grads = [self.grad_ND.view_as(hidden_BLD)]
@@ -156,6 +173,8 @@ class _Projection:
         del self.grad_VD, self.grad_V, grad
         with torch.enable_grad():
             total: Tensor = _Known.apply(grads, *inputs)  # type: ignore[assignment]
+            if beside is not None:
+                total = total + beside
         total.backward()
 
     @staticmethod

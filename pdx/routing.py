@@ -4,6 +4,8 @@ loss = sum over valid tokens of ((1 - w t) * ce + w t * kd) / number of valid to
 the teacher speaks and 0 where not. A position that it is kept from has its cross-entropy in full,
 and the sum is divided by all valid tokens, not by those that are taught: what one position adds
 never depends on how many others are taught, so micro-batches and ranks add up as ever.
+
+A value's ``shift`` is 0 where the teacher speaks of the position that it speaks at.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ class Everywhere:
     """The teacher speaks at every position that counts."""
 
     needs_entropy: ClassVar[bool] = False
+    shift: ClassVar[int] = 0
     version: ClassVar[int] = 1
 
     def __call__(self, entropy_BL: Tensor | None, mask_BL: Tensor) -> Tensor | None:
@@ -44,6 +47,7 @@ class HighEntropy:
     skip_frac: float
 
     needs_entropy: ClassVar[bool] = True
+    shift: ClassVar[int] = 0
     definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -59,3 +63,31 @@ class HighEntropy:
         # in whole numbers: 0.15 * 20 is 3
         num_skipped_B = (mask_BL.sum(-1) * self.skip_frac + 1e-6).floor()
         return mask_BL & (rank_BL >= num_skipped_B[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placebo:
+    """The teacher's words at the wrong place: what a gain is worth that survives this.
+
+    At each position the teacher speaks of the one ``shift`` before it in the same window, around
+    its end: as sharp, as varied and as dear as its true words, and no help with the next token.
+    Whatever the store checks, it checks before: only what was read for a window is moved within it.
+
+    Attributes:
+        shift: positions; 1 tells what followed the token before, which the student has read.
+
+    Source:
+        Ours.
+    """
+
+    shift: int
+
+    needs_entropy: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check(self.shift != 0, "routing.shift", self.shift, "must not be 0; use routing=everywhere")
+
+    def __call__(self, entropy_BL: Tensor | None, mask_BL: Tensor) -> Tensor | None:
+        """None: everywhere."""
+        return None

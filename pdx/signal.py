@@ -181,10 +181,15 @@ class TeacherSignal(Protocol):
 
 
 class Lesson(NamedTuple):
-    """What the teacher says of a micro-batch, and where: [B, L] bool, or everywhere."""
+    """What the teacher says of a micro-batch, and where: [B, L] bool, or everywhere.
+
+    Attributes:
+        states: its hidden states at the layers that are matched, [B, L, D] each.
+    """
 
     signal: TeacherSignal | None
     taught_BL: Tensor | None
+    states: list[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +209,11 @@ class DenseSignal:
         )
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
-        student = _student(student_logits_CV)
+        student = as_student(student_logits_CV)
         return self._tempered().log_softmax(-1), student.logprobs(self.heats.of_student(student))
 
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
-        student = _student(student_logits_CV)
+        student = as_student(student_logits_CV)
         student_CV = student.logits(self.heats.of_student(student))
         return self._tempered(), student_CV, torch.ones_like(student_CV, dtype=torch.bool)
 
@@ -251,11 +256,11 @@ class SparseSignal:
         )
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
-        student = _student(student_logits_CV)
+        student = as_student(student_logits_CV)
         return getattr(self, f"_{self.tail}")(student, self.heats.of_student(student))
 
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
-        student = _student(student_logits_CV)
+        student = as_student(student_logits_CV)
         student_CK = student.at(self.ids_NK, self.keep_NK, self.heats.of_student(student))
         return self._tempered(student), student_CK, self.keep_NK
 
@@ -360,6 +365,21 @@ class SparseSignal:
         return teacher_CS.clamp(min=NOTHING), student_CS
 
 
+class Silent:
+    """What a loss is told that has no teacher: nothing, and that it counts as it is."""
+
+    scale = 1.0
+
+    def chunk(self, start: int, stop: int) -> "Silent":
+        return self
+
+    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
+        raise AssertionError("a loss without a teacher asked for one")
+
+    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
+        raise AssertionError("a loss without a teacher asked for one")
+
+
 class Spoken(Protocol):
     """A value of the signal axis: what it makes of a chunk of the teacher's logits."""
 
@@ -410,5 +430,6 @@ def entropies(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], chunk: int) -
     return torch.cat([entropy(upcast(head(part_CD))) for part_CD in hidden_ND.split(chunk)])
 
 
-def _student(logits_CV: StudentLogits) -> Student:
+def as_student(logits_CV: StudentLogits) -> Student:
+    """A chunk of logits as signals and losses ask it."""
     return logits_CV if isinstance(logits_CV, Student) else Student(logits_CV)

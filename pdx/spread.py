@@ -167,9 +167,9 @@ def spread(student: Any, ranks: Ranks, sharding: str) -> Replica:
 
 
 @torch.no_grad()
-def clip_gradients(student: Any, clip_norm: float) -> Tensor:
+def clip_gradients(parameters: Iterable[Tensor], clip_norm: float) -> Tensor:
     """Scale gradients down to a norm over all shards; return the norm that they had."""
-    parameters = [p for p in student.parameters() if p.grad is not None]
+    parameters = [p for p in parameters if p.grad is not None]
     norm = whole(get_total_norm([p.grad for p in parameters]))
     clip_grads_with_norm_(parameters, clip_norm, norm)
     return norm

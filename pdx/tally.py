@@ -9,7 +9,7 @@ from pdx.errors import Diverged
 from pdx.ranks import Ranks
 from pdx.reduce import Sums
 
-SUMMED = ("loss", "ce", "kd", "bad")
+SUMMED = ("loss", "ce", "kd", "hidden", "bad")
 
 
 class Tally:
@@ -37,6 +37,8 @@ class Tally:
         self.sums["ce"] += sums.ce
         self.sums["kd"] += sums.kd
         self.sums["loss"] += sums.loss
+        if sums.hidden is not None:
+            self.sums["hidden"] += sums.hidden
 
     def add_step(self, num_valid: int, grad_norm: Tensor) -> None:
         """One step of all ranks."""
@@ -60,7 +62,11 @@ def raise_if_diverged(step: int, sums: dict[str, Any]) -> None:
 
 
 def training_metrics(
-    sums: dict[str, Any], seconds: float, num_tokens: int, needs_teacher: bool
+    sums: dict[str, Any],
+    seconds: float,
+    num_tokens: int,
+    needs_teacher: bool,
+    matches_hidden: bool = False,
 ) -> dict[str, float]:
     """Means over valid tokens since the last report, in nats; ``seconds`` of training so far.
 
@@ -76,4 +82,6 @@ def training_metrics(
     }
     if needs_teacher:
         metrics["train/kd_loss"] = float(sums["kd"]) / num_valid
+    if matches_hidden:
+        metrics["train/hidden_loss"] = float(sums["hidden"]) / num_valid
     return metrics

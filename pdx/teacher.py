@@ -11,6 +11,7 @@ from pdx.data.tokenizer import SAVED
 from pdx.errors import ConfigError
 from pdx.evaluate import Evaluation
 from pdx.files import digest, digest_file
+from pdx.hiddens.none import NoHidden
 from pdx.known import once
 from pdx.losses.none import NoDistillation
 from pdx.models import Llama
@@ -18,6 +19,7 @@ from pdx.optim import AdamW
 from pdx.remote import fetch, is_url
 from pdx.schedule import WSD
 from pdx.store.kinds import NoStore
+from pdx.texts.corpus import Corpus
 from pdx.train import Train
 
 # A teacher's own evaluation is fixed, so that a run's eval settings do not make another teacher.
@@ -53,26 +55,17 @@ class Same:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A transformer trained here once, by the same loop as any student.
+class TrainedHere:
+    """What the teachers share that are trained here once, by the same loop as any student.
 
     Attributes:
         data_split: ``disjoint`` trains it on tokens that no student sees, ``same`` on the
             students' own, ``superset`` on both.
         max_epochs: how often it may read its tokens; repeating is asked for, never silent.
-        hidden_size ... init_std: as in ``pdx.models.Llama``.
         peak_lr ... decay_frac: of AdamW and a WSD schedule.
         precision: as in ``pdx.train.Train``.
     """
 
-    hidden_size: int
-    ffn_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    tie_embeddings: bool
-    rope_theta: float
-    init_std: float
     data_split: str
     num_tokens: int
     batch_size: int
@@ -95,15 +88,10 @@ class Trained:
             self.data_split,
             f"must be one of {', '.join(DATA_SPLITS)}",
         )
-        try:
-            self.model  # noqa: B018  its own checks
-        except ConfigError as err:
-            raise ConfigError(str(err).replace("student.", "teacher.")) from err
 
-    @property
-    def model(self) -> Llama:
-        """Its architecture."""
-        return Llama(**{f.name: getattr(self, f.name) for f in fields(Llama)})
+    def architecture(self, run: Run) -> Any:
+        """What it is, among the students of ``run``: a component as of that axis."""
+        raise NotImplementedError
 
     def run(self, run: Run) -> Run:
         """The training that makes it: a run like any other, on ``run``'s data."""
@@ -123,13 +111,16 @@ class Trained:
         )
         return Run(
             data=run.data,
+            text=Corpus(),
             teacher=NoTeacher(),
+            weak_teacher=NoTeacher(),
             eval_teacher=NoTeacher(),
-            student=self.model,
+            student=self.architecture(run),
             signal=run.signal,
             temperature=run.temperature,
             store=NoStore(),
             loss=NoDistillation(),
+            hidden=NoHidden(),
             mix=run.mix,
             routing=run.routing,
             schedule=WSD(
@@ -163,6 +154,58 @@ class Trained:
 
     def identify(self, run: Run) -> dict[str, Any]:
         return {"teacher": "trained", "run_id": self.run(run).run_id}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(TrainedHere):
+    """A transformer trained here once, of any size.
+
+    Attributes:
+        hidden_size ... init_std: as in ``pdx.models.Llama``; all others as in ``TrainedHere``.
+    """
+
+    hidden_size: int
+    ffn_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    tie_embeddings: bool
+    rope_theta: float
+    init_std: float
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            self.model  # noqa: B018  its own checks
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("student.", "teacher.")) from err
+
+    @property
+    def model(self) -> Llama:
+        """Its architecture."""
+        return Llama(**{f.name: getattr(self, f.name) for f in fields(Llama)})
+
+    def architecture(self, run: Run) -> Llama:
+        return self.model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twin(TrainedHere):
+    """A teacher of the student's own architecture, trained here once: regularisation or knowledge?
+
+    What a student gains from its twin is not knowledge that only a larger model can have. Fields
+    as in ``TrainedHere``.
+
+    Source:
+        Self-distillation as a control: Furlanello et al. 2018, arXiv:1805.04770.
+    """
+
+    version: ClassVar[int] = 1
+
+    def architecture(self, run: Run) -> Any:
+        return run.student
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,28 @@ class Scheduled(_OnBothSidesOrOne):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByEntropy(_OnBothSidesOrOne):
+class _BetweenEnds(_OnBothSidesOrOne):
+    """What the temperatures share that lie between two ends, by how sure the teacher is."""
+
+    sure: float
+    unsure: float
+    temper_student: bool
+
+    needs_spread: ClassVar[bool] = True
+    definition_unresolved: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for key in ("sure", "unsure"):
+            value = getattr(self, key)
+            check(0 < value < math.inf, f"temperature.{key}", value, "must be > 0")
+
+    def _at(self, share: Tensor) -> Heats:
+        """At a ``share`` of the way from sure to unsure."""
+        return self._heats(self.sure + (self.unsure - self.sure) * share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByEntropy(_BetweenEnds):
     """A temperature for each position, by the entropy H of the teacher there.
 
     T = sure + (unsure - sure) * (1 - exp(-H)): one minus one over the perplexity, from 0 where the
@@ -114,24 +135,15 @@ class ByEntropy(_OnBothSidesOrOne):
         are not to be had. The map is ours.
     """
 
-    sure: float
-    unsure: float
-    temper_student: bool
-
-    needs_spread: ClassVar[bool] = True
-    definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_ends(self.sure, self.unsure)
 
     def __call__(self, fraction: float, facts: Facts) -> Heats:
         assert facts.entropy_N is not None
-        return self._heats(self.sure + (self.unsure - self.sure) * -torch.expm1(-facts.entropy_N))
+        return self._at(-torch.expm1(-facts.entropy_N))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByDeviation(_OnBothSidesOrOne):
+class ByDeviation(_BetweenEnds):
     """A temperature for each position, by the standard deviation s of the teacher's logits there.
 
     T = sure + (unsure - sure) / (1 + s), s over the whole vocabulary.
@@ -144,20 +156,11 @@ class ByDeviation(_OnBothSidesOrOne):
         are not to be had. The map is ours.
     """
 
-    sure: float
-    unsure: float
-    temper_student: bool
-
-    needs_spread: ClassVar[bool] = True
-    definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check_ends(self.sure, self.unsure)
 
     def __call__(self, fraction: float, facts: Facts) -> Heats:
         assert facts.deviation_N is not None
-        return self._heats(self.sure + (self.unsure - self.sure) / (1 + facts.deviation_N))
+        return self._at(1 / (1 + facts.deviation_N))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +235,3 @@ class WTTM:
     def __call__(self, fraction: float, facts: Facts) -> Heats:
         weight_N = (facts.lse[self.value] - facts.lse[1.0] / self.value).exp()
         return Heats(self.value, 1.0, weight_N)
-
-
-def _check_ends(sure: float, unsure: float) -> None:
-    for key, value in (("sure", sure), ("unsure", unsure)):
-        check(0 < value < math.inf, f"temperature.{key}", value, "must be > 0")

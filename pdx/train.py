@@ -9,7 +9,7 @@ import torch
 
 from pdx.build import check
 from pdx.checkpoint import Keeper
-from pdx.models import hidden_states
+from pdx.models import layer_states
 from pdx.ranks import Ranks
 from pdx.reduce import backward
 from pdx.signal import Lesson
@@ -19,6 +19,8 @@ from pdx.tally import Tally, raise_if_diverged, training_metrics
 if TYPE_CHECKING:
     from pdx.config import Run
     from pdx.feed import Feed
+    from pdx.hiddens.matched import Matcher
+    from pdx.store.recorder import Recorder
 
 SPLITS = ("student", "teacher", "student+teacher")
 NUM_LOGS = 50  # points of the training curve
@@ -84,6 +86,7 @@ def train(
     keeper: Keeper,
     state: dict[str, Any] | None = None,
     spread: Replica | None = None,
+    record: "Recorder | None" = None,
 ) -> dict[str, float]:
     """Train ``student`` in place; return the metrics of its last report.
 
@@ -94,6 +97,7 @@ def train(
         keeper: keeps checkpoints: now and then, and where the run stops early.
         state: a checkpoint to go on from.
         spread: the student over the ranks of the run; null where this process is alone.
+        record: keeps what the student says, for students of its own.
 
     Raises:
         Diverged: a gradient norm was not finite.
@@ -101,14 +105,21 @@ def train(
     """
     spread = spread or Replica(student, Ranks.alone(feed.device))
     ranks, optimizer = spread.ranks, run.optim.init(student)
+    matcher = run.hidden.init(student, feed.teacher, run.train.seed)
+    others = [] if matcher is None else list(matcher.parameters())
+    if others:
+        shared = {k: optimizer.param_groups[0][k] for k in ("peak_lr", "weight_decay")}
+        optimizer.add_param_group({"params": others} | shared)
     tally, seconds, first = Tally(ranks), 0.0, 0
     if state is not None:
         spread.load(optimizer, state)
+        if matcher is not None:
+            matcher.load_state_dict(state["matcher"])
         tally, seconds, first = Tally.of(state["sums"], ranks), state["seconds"], state["step"]
     num_steps, num_evals = run.num_steps, run.train.num_evals
     eval_steps = {max(1, round(num_steps * (i + 1) / num_evals)) for i in range(num_evals)}
     log_every = max(1, num_steps // NUM_LOGS)
-    forward = torch.compile(hidden_states) if run.train.compile else hidden_states
+    forward = torch.compile(layer_states) if run.train.compile else layer_states
     metrics: dict[str, float] = {}
     mark = time.monotonic()
 
@@ -116,14 +127,18 @@ def train(
         # ---- checkpoint, eval, log ---------------------------------------------------
         if step > first and keeper.due():
             passed = seconds + time.monotonic() - mark
-            keeper.save(_state(spread, optimizer, step, tally.over_ranks(), passed))
+            keeper.save(_state(spread, optimizer, matcher, step, tally.over_ranks(), passed))
         # Also where a checkpoint taken up was saved: it stands before its step's own report.
         if step > 0 and (step in eval_steps or step % log_every == 0):
             sums = tally.over_ranks()
             raise_if_diverged(step, sums)
             seconds += time.monotonic() - mark  # training only: what follows is not counted
             metrics = training_metrics(
-                sums, seconds, step * run.batch_tokens, run.loss.needs_teacher
+                sums,
+                seconds,
+                step * run.batch_tokens,
+                run.loss.needs_teacher,
+                matcher is not None,
             )
             metrics["train/lr"] = optimizer.param_groups[0]["lr"]
             tally = Tally(ranks, seconds)
@@ -133,34 +148,43 @@ def train(
             if step == num_steps:
                 break
             if stop:  # what goes on from here one day reports this step again
-                keeper.save(_state(spread, optimizer, step, sums, seconds))
+                keeper.save(_state(spread, optimizer, matcher, step, sums, seconds))
                 break
             mark = time.monotonic()
 
         # ---- one optimizer step ------------------------------------------------------
         fraction = (step + 0.5) / num_steps
-        kd_weight = run.mix(fraction) if run.loss.needs_teacher else 0.0
+        kd_weight = run.kd_weight(fraction)
         micro_batches = feed(step)
         num_valid = ranks.total(sum(b.num_valid for b in micro_batches))
         head = spread.head()
-        for batch in micro_batches:
+        for number, batch in enumerate(micro_batches):
+            sequence = step * run.train.batch_size + number * run.train.micro_batch_size
             with feed.autocast():
-                hidden_BLD = forward(student, batch.tokens_BL, batch.document_BL)
-                lesson = feed.lesson(batch, fraction) if kd_weight > 0 else Lesson(None, None)
+                asked = kd_weight > 0 or matcher is not None
+                lesson = feed.lesson(batch, fraction) if asked else Lesson(None, None)
+                hidden_BLD, states = forward(
+                    student, batch.tokens_BL, batch.document_BL, run.hidden.student_layers
+                )
+                match = matcher and matcher(states, lesson.states, batch.mask_BL)
                 sums = backward(
                     hidden_BLD,
                     head,
                     batch.targets_BL,
                     batch.mask_BL,
-                    lesson.signal,
+                    lesson.signal if kd_weight > 0 else None,
                     run.loss,
                     kd_weight,
                     num_valid,
                     taught_BL=lesson.taught_BL,
+                    hear=None if record is None else record.hear(sequence, batch),
+                    beside=match,
+                    beside_weight=run.hidden.weight,
                 )
             tally.add(sums)
         spread.add_gradients()
-        grad_norm = clip_gradients(student, run.optim.clip_norm)
+        ranks.add(*(p.grad for p in others if p.grad is not None))
+        grad_norm = clip_gradients([*student.parameters(), *others], run.optim.clip_norm)
         tally.add_step(num_valid, grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * run.schedule(fraction)
@@ -172,8 +196,10 @@ def train(
 def _state(
     spread: Replica,
     optimizer: torch.optim.Optimizer,
+    matcher: "Matcher | None",
     step: int,
     sums: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    return spread.state(optimizer) | {"step": step, "sums": sums, "seconds": seconds}
+    more = {} if matcher is None else {"matcher": matcher.state_dict()}
+    return spread.state(optimizer) | more | {"step": step, "sums": sums, "seconds": seconds}

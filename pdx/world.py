@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from pdx.checkpoint import Paused
+from pdx.checks import check_ranks
 from pdx.config import Run, config_of, run_of_resolved
 from pdx.env import Env
 from pdx.errors import ConfigError, PdxError, RankLost
@@ -56,7 +57,7 @@ def num_ranks(run: Run, env: Env) -> int:
                 f"env.gpus_per_run={env.gpus_per_run}: torchrun started {count} processes; leave "
                 "it out, or give torchrun the same number."
             )
-    run.check_ranks(count)
+    check_ranks(run, count, env.sharding)
     if here > 1 and device_of(env).type == "cuda" and torch.cuda.device_count() < here:
         raise ConfigError(
             f"env.gpus_per_run={here}: {torch.cuda.device_count()} GPUs are visible to this run; "

@@ -39,7 +39,7 @@ TINY = [
 
 
 OTHERS = {"data=files", "teacher=pretrained", "teacher=none", "store=none", "signal=full"}
-OTHERS |= {"signal=sampled", "signal=topp"}
+OTHERS |= {"signal=sampled", "signal=topp", "signal=top1", "teacher=twin"}
 
 
 @pytest.fixture(autouse=True, scope="session")

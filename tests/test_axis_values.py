@@ -13,8 +13,18 @@ from pdx.execute import execute
 
 TinyAt = Callable[..., tuple[Run, Env]]
 
+# A second teacher that is the first one in small.
+WEAK = [
+    f"weak_teacher.{key}"
+    for key in ("hidden_size=16", "ffn_size=16", "num_layers=1", "num_heads=2", "num_kv_heads=2")
+]
+WEAK += ["weak_teacher.num_tokens=2048", "weak_teacher.batch_size=8"]
+
 # What a value needs of other axes.
 BESIDE = {
+    "hidden=cosine": ["store=none"],
+    "hidden=mse": ["store=none"],
+    "text=selected": ["teacher@weak_teacher=trained", "text.pool_windows=16", *WEAK],
     "signal=sampled": ["store=sampled"],
     "signal=head_sampled": ["store=head_sampled"],
     "signal=topp": ["store=topk", "store.top_k=null", "store.top_p=0.95"],
@@ -25,7 +35,7 @@ BESIDE = {
     "temperature=by_deviation": ["signal.tail=support"],
     "temperature=normkd": ["signal.tail=decoupled"],
 }
-AXES = ("signal", "temperature", "loss", "mix", "routing", "schedule")
+AXES = ("text", "hidden", "signal", "temperature", "loss", "mix", "routing", "schedule")
 RUNS = [[f"{axis}={value}"] for axis in AXES for value in values(axis)]
 RUNS += [[f"signal.tail={tail}"] for tail in TAILS]
 # What a store cannot serve, from a live teacher.
@@ -34,6 +44,8 @@ RUNS += [
     ["temperature=normkd", "store=none"],
     ["signal=sampled", "signal.proposal_power=0.8", "store=none"],
     ["signal=topp", "store=none"],
+    ["text=teacher_samples", "signal=sampled", "store=sampled"],
+    ["text=teacher_samples", "loss=none"],
 ]
 
 

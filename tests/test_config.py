@@ -37,6 +37,10 @@ ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 GIVEN = {
     "teacher/pretrained": ["teacher.path=org/name"],
     "teacher/none": ["loss=none"],
+    "text/teacher_part": ["train.num_tokens=300000"],
+    "hidden/mse": ["store=none"],
+    "hidden/cosine": ["store=none"],
+    "text/selected": ["teacher@weak_teacher=trained", "weak_teacher.num_layers=2"],
     "signal/sampled": ["store=sampled"],
     "store/sampled": ["signal=sampled"],
     "signal/head_sampled": ["store=head_sampled"],
@@ -69,7 +73,7 @@ def key(file: Path) -> str:
 
 def test_axes_are_folders_and_fields():
     folders = {file.parent.as_posix() for file in FILES}
-    assert folders == {f.name for f in fields(Run)} - {"eval_teacher"} | {"env"}
+    assert folders == {f.name for f in fields(Run)} - {"eval_teacher", "weak_teacher"} | {"env"}
     assert len(FILES) > 40
 
 
@@ -513,17 +517,21 @@ def test_same_as_evaluation_teacher_is_the_runs_own(tiny: Tiny):
     )
 
 
-@pytest.mark.parametrize(
-    "axis", sorted({f.name for f in fields(Run)} - {"teacher", "eval_teacher", "store"})
-)
+# What is no part of a run where it changes nothing.
+PRESENT = {"text": ["text=teacher_samples"], "hidden": ["hidden=mse", "store=none"]}
+THROUGH_OTHERS = {"teacher", "eval_teacher", "weak_teacher", "store"}
+
+
+@pytest.mark.parametrize("axis", sorted({f.name for f in fields(Run)} - THROUGH_OTHERS))
 def test_a_components_version_is_in_the_hash(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, axis: str
 ):
     """Changed mathematics never reuses old runs; a teacher's parts count through its own run."""
-    before = run_id(tiny)
-    run, _ = tiny()
+    present = PRESENT.get(axis, [])
+    before = run_id(tiny, *present)
+    run, _ = tiny(*present)
     monkeypatch.setattr(type(getattr(run, axis)), "version", 77)
-    assert run_id(tiny) != before
+    assert run_id(tiny, *present) != before
 
 
 def test_the_same_run_from_all_that_is_kept_of_it(compose_cfg: Compose, tiny: Tiny):

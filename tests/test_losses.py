@@ -13,6 +13,7 @@ from pdx.build import DECLARED
 from pdx.errors import ConfigError
 from pdx.models import Head
 from pdx.reduce import backward
+from pdx.signal import Silent
 
 LOSSES = {name: component("loss", name) for name in values("loss")}
 TAUGHT = sorted(name for name, loss in LOSSES.items() if loss.needs_teacher)
@@ -309,6 +310,35 @@ def test_a_loss_declares_what_it_is(name: str):
     assert isinstance(loss.version, int) and loss.version >= 1
     assert all(isinstance(getattr(loss, k), bool) for k in DECLARED["loss"])
     assert loss.needs_teacher or not (loss.is_divergence or loss.needs_closed_signal)
+    assert loss.needs_teacher or 0 <= loss.own_weight < 1
+
+
+@pytest.mark.parametrize("smoothing", [0.02, 0.1, 0.9])
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_label_smoothing_is_torchs_own(smoothing: float, chunk: int):
+    """Value and gradient of the whole reduction, masked, against cross_entropy."""
+    loss = component("loss", "label_smoothing", smoothing=smoothing)
+    hidden_BLD = logits(60, 20).double().view(4, 5, VOCAB)
+    ours, theirs = hidden_BLD.clone().requires_grad_(), hidden_BLD.clone().requires_grad_()
+    targets_BL, num_valid = labels(20).view(4, 5), int(MASK.sum())
+    head = Head(torch.eye(VOCAB, dtype=torch.float64))
+    sums = backward(ours, head, targets_BL, MASK, Silent(), loss, loss.own_weight, num_valid, chunk)
+    wanted = torch.nn.functional.cross_entropy(
+        theirs[MASK], targets_BL[MASK], label_smoothing=smoothing
+    )
+    wanted.backward()
+    assert float(sums.loss) / num_valid == pytest.approx(wanted.item(), rel=1e-12)
+    assert ours.grad is not None and theirs.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("heat", [0.5, 1.0, 2.0])
+def test_top1_with_soft_ce_is_training_on_the_argmax(heat: float):
+    said = Said(component("signal", "top1"), component("temperature", "constant", value=heat))
+    teacher_NV, student_NV = logits(61), logits(62)
+    found = LOSSES["soft_ce"](student_NV, word(said, teacher_NV))
+    wanted = torch.nn.functional.cross_entropy(student_NV, teacher_NV.argmax(-1), reduction="none")
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_no_distillation_is_never_asked():
@@ -385,6 +415,8 @@ def test_masked_regression_sees_a_shift_where_the_teacher_is_sure_and_only_there
         ("jsd", {"teacher_weight": 0.0}, r"loss.teacher_weight=0.0: .* use loss=forward_kl or"),
         ("skewed_forward_kl", {"skew": 0.0}, r"loss.skew=0.0: .*; use loss=forward_kl for"),
         ("skewed_reverse_kl", {"skew": 1.0}, r"loss.skew=1.0: .*; use loss=reverse_kl for"),
+        ("label_smoothing", {"smoothing": 0.0}, r"loss.smoothing=0.0: .*; use loss=none for none."),
+        ("label_smoothing", {"smoothing": 1.0}, r"loss.smoothing=1.0: must lie strictly between"),
         ("tail_aware", {"top_k": 0}, r"loss.top_k=0: must be at least 1."),
         ("tail_aware", {"tail_weight": 0.0}, r"loss.tail_weight=0.0: must be > 0."),
         ("masked_mse", {"confidence": 1.0}, r"loss.confidence=1.0: must lie in \[0, 1\)."),

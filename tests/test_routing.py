@@ -12,7 +12,7 @@ from pdx.errors import ConfigError
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.prepare import Shared
-from pdx.signal import entropy
+from pdx.signal import SparseSignal, entropy
 
 Tiny = Callable[..., tuple[Run, Env]]
 CPU = torch.device("cpu")
@@ -74,6 +74,49 @@ def test_a_run_is_routed(tiny: Tiny, name: str):
     run, env = tiny("train.num_tokens=2048", f"routing={name}")
     result = execute(run, env, quiet=True)
     assert result["status"] == "complete" and run.identity["routing"]
+
+
+@pytest.mark.parametrize("store", ["topk", "none", "sampled"])
+@pytest.mark.parametrize("shift", [1, -3])
+def test_a_placebo_is_the_true_word_at_the_wrong_place(tiny: Tiny, store: str, shift: int):
+    """From a store, live, and drawn alike: the rows of the same window, moved around its end."""
+    signal = ["signal=sampled", "signal.num_draws=7"] if store == "sampled" else []
+    words = []
+    for routing in ("everywhere", "placebo"):
+        more = [f"routing.shift={shift}"] if routing == "placebo" else []
+        run, env = tiny(f"store={store}", f"routing={routing}", *signal, *more)
+        shared = Shared.of(*taught(run, env))
+        stored = shared.open_store() if run.is_stored else None
+        teacher = None if run.is_stored else shared.load_teacher(run.teacher)
+        feed = Feed(run, shared.train_windows, CPU, stored, teacher)
+        batch = feed(0)[0]
+        word = feed.lesson(batch, 0.5).signal
+        assert word is not None
+        part = word.chunk(0, batch.targets_BL.numel())
+        assert isinstance(part, SparseSignal)
+        words.append((part, batch.targets_BL))
+    (true, targets_BL), (moved, same_BL) = words
+    assert torch.equal(targets_BL, same_BL) and torch.equal(moved.targets_N, true.targets_N)
+    for b, window in enumerate(torch.arange(targets_BL.numel()).view_as(targets_BL).tolist()):
+        for i, at in enumerate(window):
+            said = window[(i - shift) % len(window)]
+            assert torch.equal(moved.keep_NK[at], true.keep_NK[said]), (b, i)
+            kept = true.keep_NK[said]
+            assert torch.equal(moved.ids_NK[at][kept], true.ids_NK[said][kept])
+            assert torch.equal(moved.logits_NK[at][kept], true.logits_NK[said][kept])
+    assert moved.chunk(3, 9).targets_N.tolist() == targets_BL.reshape(-1)[3:9].tolist()
+
+
+def test_nothing_else_is_shifted():
+    for name in values("routing"):
+        assert (component("routing", name).shift != 0) == (name == "placebo")
+
+
+def test_a_shift_that_shifts_nothing_is_refused(tiny: Tiny):
+    with pytest.raises(ConfigError, match=r"^routing.shift=0: must not be 0; use routing=everywh"):
+        component("routing", "placebo", shift=0)
+    with pytest.raises(ConfigError, match=r"^routing.shift=-128: must not be a multiple of data."):
+        tiny("routing=placebo", "routing.shift=-128")
 
 
 def test_out_of_range():

@@ -17,6 +17,7 @@ from pdx.data.tokenizer import wrap
 from pdx.env import Env
 from pdx.errors import ConfigError, DataError, Diverged
 from pdx.execute import execute
+from pdx.facts import facts_of
 from pdx.frozen import freeze, load_model
 from pdx.prepare import Shared
 from pdx.signal import LiveSignal, SparseSignal
@@ -439,3 +440,24 @@ def test_teachers_out_of_range(compose_cfg: Callable[..., Any], change: str, mes
     heads = ["teacher.num_heads=2"] if "." in change else []
     with pytest.raises(ConfigError, match=f"^{message}"):
         run_of(compose_cfg("data=synthetic", "signal.top_k=8", *heads, change))
+
+
+# ---- of the student's own size ---------------------------------------------------------------
+
+
+def test_a_twin_is_the_students_architecture_and_no_student(tiny_at: Tiny, outputs: Path):
+    small = ["teacher=twin", "teacher.num_tokens=4096", "teacher.batch_size=8"]
+    ids = set()
+    for student in ("s10k", "s30k"):
+        run, env = tiny_at(outputs, *FEW, *small, f"student={student}")
+        training = run.teacher.run(run)
+        assert training.student == run.student and training.train.split == "teacher"
+        assert training.train.seed != run.train.seed
+        ids.add(training.run_id)
+        facts = facts_of(run, env)
+        assert facts["teacher_num_params_non_embedding"] == facts["num_params_non_embedding"]
+        assert facts["flops_teacher_training_exact"] > 0
+    assert len(ids) == 2
+    run, env = tiny_at(outputs, *FEW, *small)
+    result = execute(run, env, quiet=True)
+    assert result["status"] == "complete" and result["metrics"]["val/teacher_kl"] > 0

@@ -152,6 +152,11 @@ class Windows:
         self._ends = np.cumsum([f["num_windows"] for f in facts])
         self._token_set = token_set
 
+    @property
+    def base(self) -> "Windows":
+        """The windows that these are chosen from, or written after; here themselves."""
+        return self
+
     @cached_property
     def _shards(self) -> list[Shard]:
         return [Shard(self._token_set.dir, s, self._token_set.manifest) for s in self.splits]

@@ -21,6 +21,7 @@ class NoDistillation:
     needs_logits: ClassVar[bool] = False
     is_divergence: ClassVar[bool] = False
     is_shift_invariant: ClassVar[bool] = True
+    own_weight: ClassVar[float] = 0.0
     version: ClassVar[int] = 2
 
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:

@@ -45,6 +45,10 @@ class Layout:
         """How many shards hold the first ``num_windows`` windows."""
         return -(-min(num_windows, self.num_windows) // self.windows_per_shard)
 
+    def whole_shards(self, num_windows: int) -> int:
+        """Windows of all shards that hold the first ``num_windows``."""
+        return self.bounds(self.shards_for(num_windows) - 1)[1]
+
     def bounds(self, shard: int) -> tuple[int, int]:
         """First and last-plus-one window of a shard."""
         start = shard * self.windows_per_shard

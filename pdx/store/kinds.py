@@ -11,6 +11,7 @@ from pdx.store.codecs.head_sampled import HeadSampledCodec
 from pdx.store.codecs.row import Codec
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import LOGIT_STEP, TopKCodec
+from pdx.store.kept import Kept
 
 FORMAT_VERSION = 2
 MOST_DRAWS = 4096  # of a row: what the fields of the sampled codec hold
@@ -22,116 +23,6 @@ class NoStore:
 
     exists: ClassVar[bool] = False
     version: ClassVar[int] = 1
-
-
-class Kept:
-    """What the kinds of stores share."""
-
-    exists: ClassVar[bool] = True
-    kind: ClassVar[str]
-    ranked: ClassVar[bool] = False  # whether ids are written as ranks in the corpus
-
-    temperatures: list[float]
-    shard_tokens: int
-
-    def __post_init__(self) -> None:
-        check(
-            bool(self.temperatures) and all(t > 0 for t in self.temperatures),
-            "store.temperatures",
-            self.temperatures,
-            "must be one or more temperatures > 0",
-        )
-        check(
-            1.0 in self.temperatures,
-            "store.temperatures",
-            self.temperatures,
-            "must include 1.0, at which top_p and probabilities are defined",
-        )
-        check(self.shard_tokens >= 1, "store.shard_tokens", self.shard_tokens, "must be >= 1")
-
-    @property
-    def precision(self) -> dict[str, Any] | None:
-        """What a run that reads this store computes with, where that is not the teacher's word."""
-        return None
-
-    def parameters(self, vocab_size: int) -> dict[str, Any]:
-        """What the rows depend on besides teacher and tokens: a part of the manifest."""
-        raise NotImplementedError
-
-    def codec(self, vocab_size: int, ids_V: np.ndarray | None) -> Codec:
-        """How rows of this kind become bytes; ``ids_V`` ranks ids where ``ranked``."""
-        raise NotImplementedError
-
-    def bytes_per_token(self, vocab_size: int) -> float:
-        """About what one position takes, its float32 columns included, before it is known."""
-        empty = np.zeros(0, np.int32)
-        rows = self.codec(vocab_size, empty if self.ranked else None).bytes_per_row()
-        return rows + 4 * (len(self.temperatures) + 3) + (vocab_size - 1).bit_length() / 8
-
-    def _refuse_kind(self, signal: Any) -> None:
-        name = type(signal).__module__.rpartition(".")[2]
-        raise ConfigError(
-            f"signal={name}: reads {signal.rows} rows, and store={self.kind} keeps {self.kind} "
-            f"rows; capture with store={signal.rows}."
-        )
-
-    def _check_head(self, signal: Any, temperature: Any, top_k: int | None) -> None:
-        """Whether ``top_k`` exact logits of each position (None: all) serve a truncating signal."""
-        asked = getattr(signal, "top_k", None)
-        if top_k is not None and asked is None:
-            raise ConfigError(
-                f"signal=topp: keeps as many tokens as hold signal.top_p={signal.top_p}, and the "
-                f"store keeps store.top_k={top_k} of each position; use signal=topp_topk, or "
-                f"capture with store=topk store.top_k=null store.top_p={signal.top_p}."
-            )
-        if top_k is not None and asked is not None and asked > top_k:
-            raise ConfigError(
-                f"signal.top_k={asked}: the store keeps store.top_k={top_k} logits of each "
-                f"position; use signal.top_k <= {top_k}, or capture with store.top_k={asked}."
-            )
-        for heat in signal.needed_temperatures(temperature):
-            if heat is None:
-                raise ConfigError(
-                    f"signal.tail={signal.tail}: needs the rest mass at the temperature of each "
-                    f"position and step, which {type(temperature).__name__} moves, and the store "
-                    f"declares {self.temperatures}; use signal.tail=renormalize, support or "
-                    "decoupled, or store=none."
-                )
-            if heat not in self.temperatures:
-                why = f"tail={signal.tail} needs the rest mass"
-                if heat in temperature.needed_temperatures:
-                    why = f"{type(temperature).__name__} needs the normaliser"
-                raise ConfigError(
-                    f"temperature.value={heat}: {why} at this temperature, and the store declares "
-                    f"{self.temperatures}; use one of these"
-                    + (
-                        ""
-                        if heat in temperature.needed_temperatures
-                        else ", signal.tail=renormalize"
-                    )
-                    + f", or capture with store.temperatures={sorted({*self.temperatures, heat})}."
-                )
-
-    def _check_draws(self, signal: Any, num_draws: int, seed: int) -> None:
-        """Whether ``num_draws`` draws of ``seed`` hold those that a signal reads."""
-        if signal.num_draws > num_draws:
-            raise ConfigError(
-                f"signal.num_draws={signal.num_draws}: the store keeps store.num_draws={num_draws} "
-                f"draws of each position; use signal.num_draws <= {num_draws}, or capture with "
-                f"store.num_draws={signal.num_draws}."
-            )
-        power = getattr(signal, "proposal_power", 1.0)
-        if power != 1.0:
-            raise ConfigError(
-                f"signal.proposal_power={power}: a store holds draws from the teacher itself, "
-                "without the probabilities that other proposals are weighted by; use "
-                "signal.proposal_power=1.0, or store=none."
-            )
-        if signal.seed != seed:
-            raise ConfigError(
-                f"signal.seed={signal.seed}: the store's draws are those of store.seed={seed}; use "
-                f"signal.seed={seed}, or capture with store.seed={signal.seed}."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +37,15 @@ class TopKStore(Kept):
         temperatures: at which the full-vocabulary logsumexp is kept: mass outside the kept tokens
             cannot be had from the logsumexp of another temperature.
         shard_tokens: positions in one file, the unit in which a killed capture resumes.
+        recorded: [] captures from the finished teacher; [start, end] keeps what it says between
+            these shares of its own training, at no extra forward pass (docs/decisions/0013).
     """
 
     top_k: int | None
     top_p: float
     temperatures: list[float]
     shard_tokens: int
+    recorded: list[float]
 
     kind: ClassVar[str] = "topk"
     version: ClassVar[int] = 2
@@ -197,7 +91,8 @@ class SampledStore(Kept):
     Attributes:
         num_draws: with replacement, at temperature 1; serves every smaller ``signal.num_draws``.
         seed: of the draws; they depend on it and on the position alone.
-        temperatures, shard_tokens: as in ``TopKStore``; the logsumexp columns are for analysis.
+        temperatures, shard_tokens, recorded: as in ``TopKStore``; the logsumexp columns are for
+            analysis.
 
     Source:
         Random sampling of Anshumann et al. 2025, arXiv:2503.16870, section 4, proposal q = p.
@@ -207,6 +102,7 @@ class SampledStore(Kept):
     seed: int
     temperatures: list[float]
     shard_tokens: int
+    recorded: list[float]
 
     kind: ClassVar[str] = "sampled"
     ranked: ClassVar[bool] = True
@@ -237,7 +133,7 @@ class HeadSampledStore(Kept):
     Attributes:
         top_k: exact entries; serves ``signal=topk`` and ``topp_topk`` up to as many, too.
         num_draws, seed: of the draws from the tail; serves every smaller ``signal.num_draws``.
-        temperatures, shard_tokens: as in ``TopKStore``.
+        temperatures, shard_tokens, recorded: as in ``TopKStore``.
 
     Source:
         Importance sampling with the head drawn for certain; no publication of it is known to us.
@@ -248,6 +144,7 @@ class HeadSampledStore(Kept):
     seed: int
     temperatures: list[float]
     shard_tokens: int
+    recorded: list[float]
 
     kind: ClassVar[str] = "head_sampled"
     ranked: ClassVar[bool] = True

@@ -30,7 +30,12 @@ class Store:
 
     Args:
         kind: the component of the store axis that captured it.
+
+    Attributes:
+        first_window: what readers call window 0: they may read a part of what was recorded.
     """
+
+    first_window = 0
 
     def __init__(self, directory: Path, kind: Any, layout: Layout, vocab_size: int) -> None:
         self.directory, self.layout = directory, layout
@@ -75,6 +80,7 @@ class Store:
             StoreError: a block was altered, or was captured for other tokens.
         """
         length = self.layout.seq_len
+        index_B = index_B + self.first_window
         blocks: list[Window] = []
         columns = np.empty((len(self.layout.columns), len(index_B), length), np.float32)
         for b, (window, tokens) in enumerate(zip(index_B, ids, strict=True)):

@@ -127,8 +127,7 @@ def reduce(
     for start in range(0, len(hidden_ND), size):
         stop = start + size
         logits_CV = teacher.logits(hidden_ND[start:stop]).float()
-        columns = float_columns(logits_CV, targets_N[start:stop], store.layout.temperatures)
-        columns |= store.codec.reduce(logits_CV, columns["lse@1"], offset_N[start:stop])
+        columns = columns_of(store, logits_CV, targets_N[start:stop], offset_N[start:stop])
         for name, column in columns.items():
             parts.setdefault(name, []).append(column)
     whole = {name: torch.cat(columns) for name, columns in parts.items()}
@@ -143,6 +142,14 @@ def reduce(
     copied = torch.cuda.Event()
     copied.record()
     return pinned, copied
+
+
+def columns_of(
+    store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor
+) -> dict[str, Tensor]:
+    """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
+    columns = float_columns(logits_CV, targets_C, store.layout.temperatures)
+    return columns | store.codec.reduce(logits_CV, columns["lse@1"], offset_C)
 
 
 def float_columns(
@@ -180,24 +187,42 @@ def _encode(store: Store, windows: Windows, batch: Batch) -> None:
         name: column.numpy().reshape(*shape, *column.shape[1:])
         for name, column in batch.columns.items()
     }
-    for b, ids in enumerate(windows.ids(batch.index_B)):
+    blocks, digests = blocks_of(store, windows.ids(batch.index_B), columns)
+    claim.blocks.extend(blocks)
+    claim.digests.extend(digests)
+    if batch.is_last:
+        write_shard(store, claim.shard, claim.blocks, claim.digests)
+        _lock_path(store.directory, claim.shard).unlink(missing_ok=True)
+        claim.lock.close()
+
+
+def blocks_of(store: Store, ids: np.ndarray, columns: Columns) -> tuple[list[bytes], list[int]]:
+    """A block for each window, of columns [B, L, ...], and the digests of their tokens."""
+    blocks, digests = [], []
+    for b, tokens in enumerate(ids):
         window = {name: column[b] for name, column in columns.items()}
         planes = store.codec.encode(window)
         floats = np.stack([window[name] for name in store.layout.columns]).astype("<f4")
-        claim.blocks.append(block_of([floats.tobytes(), *planes]))
-        claim.digests.append(tokens_digest(ids))
-    if batch.is_last:
-        first = store.layout.bounds(claim.shard)[0]
-        payload = shard_of(claim.blocks, claim.digests, first, store.id, store.ranks_crc)
-        path = shard_path(store.directory, claim.shard)
-        try:
-            write_bytes(path, payload)
-        except OSError as err:
-            if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreError(
-                f"{path}: the disk is full; the shards that are whole stay: free some space "
-                "(`pdx gc` lists what no sweep needs) and run the same command again."
-            ) from err
-        _lock_path(store.directory, claim.shard).unlink(missing_ok=True)
-        claim.lock.close()
+        blocks.append(block_of([floats.tobytes(), *planes]))
+        digests.append(tokens_digest(tokens))
+    return blocks, digests
+
+
+def write_shard(store: Store, shard: int, blocks: list[bytes], digests: list[int]) -> None:
+    """Write a shard whole.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    first = store.layout.bounds(shard)[0]
+    payload = shard_of(blocks, digests, first, store.id, store.ranks_crc)
+    path = shard_path(store.directory, shard)
+    try:
+        write_bytes(path, payload)
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(
+            f"{path}: the disk is full; the shards that are whole stay: free some space "
+            "(`pdx gc` lists what no sweep needs) and run the same command again."
+        ) from err

@@ -81,7 +81,7 @@ class _Planner:
                 self.forbidden[reason] = self.forbidden.get(reason, 0) + 1
                 continue
             point, run = self.point("axis", tuple(combination.values()))
-            if run.loss.needs_teacher:
+            if run.reads_teacher:
                 teachers.add(digest(run.teacher.identify(run)))
                 _refuse_moving_reference(run, teachers)
             if point.run_id in points:

@@ -1,0 +1,28 @@
+"""No matching of hidden states."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pdx.config import Run
+    from pdx.frozen import FrozenTeacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoHidden:
+    """The token loss alone."""
+
+    exists: ClassVar[bool] = False
+    weight: ClassVar[float] = 0.0
+    student_layers: ClassVar[list[int]] = []
+    version: ClassVar[int] = 1
+
+    def check(self, run: "Run") -> None:
+        """It goes with everything."""
+
+    def flops_forward_per_token(self, student_width: int, teacher_width: int) -> float:
+        """Nothing is computed."""
+        return 0.0
+
+    def init(self, student: Any, teacher: "FrozenTeacher | None", seed: int) -> None:
+        """There is nothing to match."""
