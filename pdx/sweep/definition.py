@@ -17,6 +17,7 @@ from pdx.sweep.sweepfile import (
     find_sweep,
     load_sweep,
     overrides_in,
+    setup_in,
     sweeper_overrides,
 )
 
@@ -89,6 +90,7 @@ def define(
         scale, block = choose_scale(where, text, scale)
         question = str(text["question"]).strip()
         base = [
+            *setup_in(where, block),
             *overrides_in(where, "base", text.get("base")),
             *overrides_in(where, "base", block.get("base")),
         ]

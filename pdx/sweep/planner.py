@@ -115,7 +115,7 @@ class _Planner:
                 for key, values in axes.items()
                 if key not in block and self._knows(own[0], values[0])
             }
-            read = [k for k in crossed if self._reads(own[0], crossed, k)]
+            read = self._read_of(own[0], crossed)
             beside: dict[tuple[str, ...], Combination] = {}
             for combination in grid:
                 kept = {key: combination[key] for key in read if key in combination}
@@ -132,13 +132,30 @@ class _Planner:
             return False
         return True
 
+    def _read_of(
+        self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]]
+    ) -> list[str]:
+        """The axes that a control reads; one that exists beside others only, if it reads those."""
+        read = {s.key for s in own}
+        for key in self.definition.rules.order(crossed):
+            if read.issuperset(self.definition.rules.condition(key)) and self._reads(
+                own, crossed, key
+            ):
+                read.add(key)
+        return [key for key in crossed if key in read]
+
     def _reads(
         self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]], key: str
     ) -> bool:
         """Whether the first and another value of an axis make different runs of a control."""
-        others = [values[0] for name, values in crossed.items() if name != key]
-        ids = {self.point("control", [*others, s, *own])[1].run_id for s in crossed[key][:2]}
-        return len(ids) > 1 or len(crossed[key]) == 1
+        ids = set()
+        values = list({s.override: s for s in crossed[key]}.values())  # zipped axes name some twice
+        for setting in values[:2]:
+            rest = [settings[0] for name, settings in crossed.items() if name != key]
+            given = {s.key: s.value for s in (*rest, setting, *own)}
+            rest = [s for s in rest if self.definition.rules.exists(s.key, given)]
+            ids.add(self.point("control", [*rest, setting, *own])[1].run_id)
+        return len(ids) > 1 or len(values) == 1
 
     def point(self, role: str, settings: Sequence[Setting]) -> tuple[Point, Run]:
         """Compose, build, check, hash and price one point."""
