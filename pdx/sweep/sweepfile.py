@@ -12,8 +12,8 @@ from pdx.sweep.settings import quote
 
 FILE_KEYS = {"question", "base", "claims", "scales"}
 SCALE_KEYS = {
-    *("setup", "base", "axes", "seeds", "zip", "when", "forbid", "control", "expected_runs"),
-    *("search", "budget"),
+    *("setup", "base", "claims", "axes", "seeds", "zip", "when", "forbid", "control"),
+    *("expected_runs", "search", "budget"),
 }
 
 
