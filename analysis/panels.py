@@ -13,6 +13,7 @@ from .axes import frame_y, number_axis, size_axis
 from .by_compute import loss_by_compute
 from .captions import SIZE_LABEL, caption_bars, metric_label, slice_name
 from .figures import gain_by_size, loss_by_size
+from .forest import verdict_forest
 from .results import QUALITY_METRICS, SIZE_NAME, Results
 from .style import (
     LINES,
@@ -183,4 +184,5 @@ def draw_all(results: Results) -> list[Drawn]:
     """Every figure that the runs can fill."""
     drawn = [draw(results) for draw in FIGURES]
     drawn += [loss_by_param(results, param) for param in numeric_params(results)]
+    drawn.append(verdict_forest(results))
     return [figure for figure in drawn if figure is not None]

@@ -12,6 +12,7 @@ from pdx.files import write_json, write_text
 
 from .captions import metric_label, slice_name
 from .compute import ACCOUNTINGS
+from .forest import verdicts_frame, verdicts_table
 from .panels import draw_all
 from .reading import does_not_show, shows
 from .records import cost_table, fits_table, provenance, unfinished_table
@@ -57,6 +58,8 @@ def write_report(
     (pd.concat(paired) if paired else results.paired[ACCOUNTINGS[0].key]).to_csv(
         out_dir / "differences.csv", index=False
     )
+    if results.verdicts:
+        verdicts_frame(results).to_csv(out_dir / "verdicts.csv", index=False)
     fits = out_dir / "fits.json"
     write_json(fits, fits_json(results))
     html = out_dir / "report.html"
@@ -113,6 +116,7 @@ def render(results: Results, figures: list[tuple[Drawn, Path]]) -> str:
         fits=fits_table(results),
         settings=settings_table(results),
         best=best_tables(results),
+        verdicts=verdicts_table(results),
         cost=cost_table(results),
         provenance=provenance(results),
         remake=remake_command(plan.command),

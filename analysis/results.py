@@ -24,6 +24,7 @@ from .aggregate import (
 from .compute import ACCOUNTINGS, compare, differences
 from .curves import Curve, curves_of
 from .table import STATUSES, Plan, load_curves, load_plan, load_runs
+from .verdicts import Verdict, judge
 
 MAX_NAME = 9  # letters that a tick has room for
 QUALITY_METRICS = ("val/teacher_kl", "val/top1_agreement", "val/ece", "val/bits_per_byte")
@@ -37,6 +38,7 @@ class Results:
         runs: every planned run, labelled; complete: those that finished;
         chosen: of these, the best learning rate of every setting (all where none was swept).
         compared, paired: per accounting, the differences by run and by series and size.
+        verdicts: on the claims of the sweep file, if it makes any.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Results:
     paired: dict[str, pd.DataFrame]
     curves: tuple[Curve, ...]
     learning: pd.DataFrame
+    verdicts: tuple[Verdict, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -110,4 +113,5 @@ def analyse(
         paired={key: differences(table) for key, table in compared.items()},
         curves=tuple(curves_of(chosen, compared, metric, num_resamples)),
         learning=load_curves(chosen, runs_dir, metric),
+        verdicts=tuple(judge(plan.claims, runs)),
     )

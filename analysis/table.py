@@ -32,6 +32,7 @@ class Plan:
     Attributes:
         points: dictionaries with ``run_id``, ``role``, ``params``, ``config`` and ``facts``; those
             that a search drew stand in files of their own.
+        claims: what was published, with the runs of each cell (``pdx.sweep.claims``).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     axes: tuple[str, ...]
     seed_axis: str | None
     points: tuple[dict[str, Any], ...]
+    claims: tuple[dict[str, Any], ...] = ()
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ def load_plan(sweep_dir: Path) -> Plan:
             axes=tuple(raw["axes"]),
             seed_axis=raw.get("seed_axis"),
             points=tuple(reversed(points.values())),
+            claims=tuple(raw.get("claims") or ()),  # older plans have none
         )
     except (KeyError, TypeError, ValueError) as err:
         raise SweepError(

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pdx.errors import SweepError
+from pdx.sweep.claims import Claim, claims_in
 from pdx.sweep.settings import Axis, Interval, Setting, axis_of, expand, only, parse
 from pdx.sweep.space import Rules, rules_of
 from pdx.sweep.sweepfile import (
@@ -17,6 +18,7 @@ from pdx.sweep.sweepfile import (
     find_sweep,
     load_sweep,
     overrides_in,
+    setup_in,
     sweeper_overrides,
 )
 
@@ -35,6 +37,7 @@ class Definition:
         controls: blocks of overrides, each of them a small grid of its own; crossed with the axes
             that it reads and does not set.
         sweeper: overrides of hydra.sweeper that the file gives (its search and its budget).
+        claims: what the file holds its runs against.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Definition:
     command: str
     rules: Rules = field(default_factory=Rules)
     sweeper: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def grid_axes(self) -> dict[str, tuple[Setting, ...]]:
@@ -82,13 +86,16 @@ def define(
     """
     block: dict[str, Any] = {}
     question, base, where = "An ad-hoc grid.", [], Path()
+    claims: tuple[Claim, ...] = ()
     parser = parser or OverridesParser.create()
     if sweep is not None:
         where = find_sweep(sweep)
         text = load_sweep(where)
         scale, block = choose_scale(where, text, scale)
         question = str(text["question"]).strip()
+        claims = claims_in(where, text, block)
         base = [
+            *setup_in(where, block),
             *overrides_in(where, "base", text.get("base")),
             *overrides_in(where, "base", block.get("base")),
         ]
@@ -121,6 +128,7 @@ def define(
         command=command,
         rules=rules,
         sweeper=tuple(sweeper_overrides(where, block)),
+        claims=claims,
     )
 
 

@@ -46,6 +46,7 @@ class Plan:
         forbidden: how many combinations were left out, by reason.
         method: how runs are chosen and compared (``pdx.sweep.search.Method``).
         search: what a sampler draws from (``pdx.sweep.search.Search``), or None for a grid.
+        claims: what was published, with the runs that each is held against (``pdx.sweep.claims``).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Plan:
     forbidden: dict[str, int] = field(default_factory=dict)
     method: Any = None
     search: Any = None
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property  # asked for at every run, and 10,000 points take milliseconds to sort
     def digest(self) -> str:

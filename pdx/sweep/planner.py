@@ -11,6 +11,7 @@ from pdx.env import Env
 from pdx.errors import ConfigError, SweepError
 from pdx.facts import facts_of
 from pdx.files import digest
+from pdx.sweep.claims import hold
 from pdx.sweep.composer import Compose, Composer
 from pdx.sweep.definition import SEED_AXIS, Definition
 from pdx.sweep.plan import Plan, Point
@@ -58,6 +59,7 @@ def make_plan(definition: Definition, compose: Compose, method: Method = GRID) -
         forbidden=planner.forbidden,
         method=method,
         search=search,
+        claims=hold(definition.claims, points, planner.undefined, strict=expected is not None),
     )
     assert planner.env is not None
     planner.env.check_outputs()
@@ -69,6 +71,7 @@ class _Planner:
         self.definition, self._composer = definition, composer
         self.env: Env | None = None
         self.forbidden: dict[str, int] = {}
+        self.undefined: dict[str, list[str]] = {}
 
     def axis_points(self) -> list[Point]:
         """The grid; two points of one hash mean that an axis changes nothing."""
@@ -115,7 +118,7 @@ class _Planner:
                 for key, values in axes.items()
                 if key not in block and self._knows(own[0], values[0])
             }
-            read = [k for k in crossed if self._reads(own[0], crossed, k)]
+            read = self._read_of(own[0], crossed)
             beside: dict[tuple[str, ...], Combination] = {}
             for combination in grid:
                 kept = {key: combination[key] for key in read if key in combination}
@@ -132,13 +135,44 @@ class _Planner:
             return False
         return True
 
+    def _read_of(
+        self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]]
+    ) -> list[str]:
+        """The axes that a control reads; one that exists beside others only, if it reads those."""
+        read = {s.key for s in own}
+        for key in self.definition.rules.order(crossed):
+            if read.issuperset(self.definition.rules.condition(key)) and self._reads(
+                own, crossed, key
+            ):
+                read.add(key)
+        return [key for key in crossed if key in read]
+
     def _reads(
         self, own: Sequence[Setting], crossed: dict[str, tuple[Setting, ...]], key: str
     ) -> bool:
         """Whether the first and another value of an axis make different runs of a control."""
-        others = [values[0] for name, values in crossed.items() if name != key]
-        ids = {self.point("control", [*others, s, *own])[1].run_id for s in crossed[key][:2]}
-        return len(ids) > 1 or len(crossed[key]) == 1
+        values = [s.override for s in crossed[key]]
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is None:
+            return True
+        try:
+            return len({self._variant(own, crossed, {key: i}) for i in (0, other)}) > 1
+        except ConfigError:  # another value needs those that it is zipped with
+            zipped = next((g for g in self.definition.rules.zipped if key in g), (key,))
+            ids = {self._variant(own, crossed, dict.fromkeys(zipped, i)) for i in (0, other)}
+            return len(ids) > 1
+
+    def _variant(
+        self,
+        own: Sequence[Setting],
+        crossed: dict[str, tuple[Setting, ...]],
+        index: dict[str, int],
+    ) -> str:
+        """The run of a control with the first value of every axis, or the one that is indexed."""
+        picked = [axis[index.get(key, 0)] for key, axis in crossed.items()]
+        given = {s.key: s.value for s in (*picked, *own)}
+        exist = [s for s in picked if self.definition.rules.exists(s.key, given)]
+        return self.point("control", [*exist, *own])[1].run_id
 
     def point(self, role: str, settings: Sequence[Setting]) -> tuple[Point, Run]:
         """Compose, build, check, hash and price one point."""
@@ -151,7 +185,19 @@ class _Planner:
         params = {s.key: s.value for s in settings}
         overrides = [*self.definition.base, *(s.override for s in settings)]
         point = Point(run.run_id, role, params, overrides, config, facts_of(run, self.env))
+        if undefined := _undefined(run):
+            self.undefined[run.run_id] = undefined
         return point, run
+
+
+def _undefined(run: Run) -> list[str]:
+    """What a run reads whose definition by its source is not to be had."""
+    read = {name: getattr(run, name) for name in run.identity if hasattr(run, name)}
+    return [
+        f"{name} {type(component).__name__}"
+        for name, component in read.items()
+        if getattr(component, "definition_unresolved", False)
+    ]
 
 
 def _refuse_equal(one: Point, other: Point) -> None:

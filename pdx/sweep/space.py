@@ -57,9 +57,13 @@ class Rules:
         when = {k: c for k, c in (self.when or {}).items() if k in keys}
         return replace(self, when=when)
 
+    def condition(self, key: str) -> dict[str, tuple[Any, ...]]:
+        """The values of other axes beside which an axis exists; empty: always."""
+        return (self.when or {}).get(key, {})
+
     def exists(self, key: str, params: Mapping[str, Any]) -> bool:
         """Whether an axis exists beside these values of others."""
-        condition = (self.when or {}).get(key, {})
+        condition = self.condition(key)
         return all(k in params and params[k] in values for k, values in condition.items())
 
     def reason_against(self, params: Mapping[str, Any]) -> str | None:

@@ -10,10 +10,10 @@ from pdx.errors import SweepError
 from pdx.paths import sweeps_dir
 from pdx.sweep.settings import quote
 
-FILE_KEYS = {"question", "base", "scales"}
+FILE_KEYS = {"question", "base", "claims", "scales"}
 SCALE_KEYS = {
-    *("base", "axes", "seeds", "zip", "when", "forbid", "control", "expected_runs"),
-    *("search", "budget"),
+    *("setup", "base", "claims", "axes", "seeds", "zip", "when", "forbid", "control"),
+    *("expected_runs", "search", "budget"),
 }
 
 
@@ -64,6 +64,26 @@ def choose_scale(path: Path, text: dict[str, Any], scale: str | None) -> tuple[s
             f"Known: {', '.join(scales)}."
         )
     return scale, scales[scale] or {}
+
+
+def setup_in(path: Path, block: dict[str, Any]) -> list[str]:
+    """The overrides of a scale's ``setup``: what its sweeps have in common, and so share runs.
+
+    A list in setups/NAME.yaml beside the sweep file, or among pdx's own sweeps.
+    """
+    name = block.get("setup")
+    if name is None:
+        return []
+    folders = [path.parent / "setups", sweeps_dir() / "setups"]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            found = folder / f"{name}.yaml"
+            return overrides_in(found, "the file", yaml.safe_load(found.read_text()))
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise SweepError(
+        f"{path}: setup={name}: no such file in setups/.{did_you_mean(str(name), known)} "
+        f"Known: {', '.join(known)}."
+    )
 
 
 def overrides_in(path: Path, key: str, value: Any) -> list[str]:
