@@ -72,9 +72,7 @@ def _trends(results: Results) -> Table:
     """Gain along each variable."""
     rows = []
     for one in trends(results):
-        levels = ", ".join(
-            f"{human(at)}: {interval_text(m.mean, m.low, m.high)}" for at, m in one.levels.items()
-        )
+        levels = ", ".join(f"{human(at)}: {m.mean:+.3f}" for at, m in one.levels.items())
         slope = "" if one.slope is None else interval_text(*one.slope)
         rows.append((one.variable.label, one.held, slope, one.says, levels))
     return Table(
@@ -84,7 +82,7 @@ def _trends(results: Results) -> Table:
         "means of levels; where it crosses zero has Fieller's 95% interval."
         if rows
         else "",
-        columns=("against", "held", "change per decade [95%]", "says", "gain by level [95%]"),
+        columns=("against", "held", "change per decade [95%]", "says", "mean gain by level"),
         rows=tuple(rows),
     )
 
