@@ -68,4 +68,8 @@ def loss_by_compute(results: Results) -> Drawn | None:
         "training; where the teacher's training outweighs the students', a recipe's points lie "
         "nearly one above the other. Controls are charged with their own training alone."
     )
-    return Drawn(name="loss_by_compute", title=title, caption=caption, figure=figure)
+    data = results.chosen[["run_id", "recipe", "size", "seed", SIZE_NAME, "num_tokens"]].assign(
+        loss=losses,
+        **{f"flops, {a.label}": total_flops(results.chosen, a) for a in shown},
+    )
+    return Drawn(name="loss_by_compute", title=title, caption=caption, figure=figure, data=data)

@@ -11,7 +11,6 @@ from .aggregate import ENOUGH_SEEDS, NO_DISTILLATION, SIZE_NAME, human
 from .compute import ACCOUNTINGS
 from .results import Results
 
-SIZE_LABEL = "student size (non-embedding)"
 METRIC_LABELS = {
     "val/loss": "held-out loss (nats/token)",
     "test/loss": "test loss (nats/token)",
@@ -20,6 +19,12 @@ METRIC_LABELS = {
     "val/ece": "expected calibration\nerror (share)",
     "val/bits_per_byte": "held-out bits per byte",
 }
+
+
+def size_label(results: Results) -> str:
+    """What the size axis counts."""
+    own = results.definitions["N"].startswith(SIZE_NAME)
+    return "student size (non-embedding)" if own else f"N: {results.definitions['N']}"
 
 
 def metric_label(metric: str) -> str:
@@ -65,7 +70,7 @@ def caption_loss(results: Results, charged: bool) -> str:
     seeds = [int(n) for c in results.curves for n in c.points.groupby("x")["seed"].nunique()]
     text = (
         f"Points are means over seeds, small dots single seeds. {caption_bars(seeds)} {fits} "
-        f"N counts non-embedding parameters of the student; this is a slice at "
+        f"N: {results.definitions['N']}; this is a slice at "
         f"{slice_name(results)} and says nothing of how loss depends on tokens."
     )
     if not charged:

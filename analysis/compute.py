@@ -50,6 +50,14 @@ ACCOUNTINGS = (
         "teacher serves them all",
     ),
 )
+TRAINING_ONLY = Accounting(
+    key="teacher_training_only",
+    label="+ teacher training only",
+    charges=("flops_teacher_training_exact",),
+    meaning="the teacher's training is charged whole, its forward passes are free: as if its "
+    "logits had been kept while it was trained",
+)
+ALL_ACCOUNTINGS = (*ACCOUNTINGS[:2], TRAINING_ONLY, *ACCOUNTINGS[2:])  # tables; figures draw three
 SAME_TOKENS = 1e-3  # relative: the plan rounds tokens to whole batches
 CARRIED = (
     "run_id",
@@ -98,7 +106,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
         row = {name: run[name] for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_flops"] = float(totals[index])
-        own = _controls_of(run, controls, which)
+        own = controls_of(run, controls, which)
         if own.empty:
             row["why_not"] = "no finished control of this size, seed and data"
         elif accounting.charges and not np.isfinite(row["total_flops"]):
@@ -137,7 +145,7 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["series", SIZE_NAME], ignore_index=True)
 
 
-def _controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.DataFrame:
+def controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.DataFrame:
     """Controls of the run's size, seed and data that agree on every recipe parameter they set."""
     fits = (
         (controls["size"] == run["size"])

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from .aggregate import interval_columns, mean_interval
 from .axes import frame_y, mark_missing, size_axis
 from .captions import (
-    SIZE_LABEL,
     caption_bars,
     caption_loss,
     caption_missing,
     metric_label,
+    size_label,
     slice_name,
 )
 from .compute import ACCOUNTINGS
@@ -48,7 +48,7 @@ def loss_by_size(results: Results) -> Drawn:
         curves = [c for c in results.curves if c.accounting == accounting.key]
         for curve in sorted(curves, key=lambda c: not c.is_control):
             bars += _draw_curve(axes, curve, style)
-        size_axis(axes, results.size_names, SIZE_LABEL)
+        size_axis(axes, results.size_names, size_label(results))
     values = np.concatenate([c.points["loss"].to_numpy() for c in results.curves])
     frame_y(panels[0], values.tolist(), bars)
     _teacher_line(panels, results)
@@ -61,7 +61,13 @@ def loss_by_size(results: Results) -> Drawn:
     )
     set_title(figure, title)
     return Drawn(
-        name="loss_by_size", title=title, figure=figure, caption=caption_loss(results, charged)
+        name="loss_by_size",
+        title=title,
+        figure=figure,
+        caption=caption_loss(results, charged),
+        data=pd.concat(
+            [c.points.assign(accounting=c.accounting, series=c.series) for c in results.curves]
+        ),
     )
 
 
@@ -82,7 +88,7 @@ def gain_by_size(results: Results) -> Drawn | None:
                 look = style[seen["recipe"].iloc[0]]
                 bars += error_bars(axes, seen, SIZE_NAME, "difference", look, str(series))
             means += seen["difference"].tolist()
-        size_axis(axes, results.size_names, SIZE_LABEL)
+        size_axis(axes, results.size_names, size_label(results))
     frame_y(panels[0], means, bars)
     _mark_accountings(panels, results)
     panels[0].set_ylabel(
@@ -97,7 +103,8 @@ def gain_by_size(results: Results) -> Drawn | None:
         f"initialisation and data order): below zero the recipe is better. {caption_bars(pairs)} "
         f"{caption_missing(results)} Accountings as in the first figure."
     )
-    return Drawn(name="gain_by_size", title=title, caption=caption, figure=figure)
+    data = pd.concat([t.assign(accounting=a) for a, t in results.paired.items() if len(t)])
+    return Drawn(name="gain_by_size", title=title, caption=caption, figure=figure, data=data)
 
 
 def _draw_curve(axes: Axes, curve: Curve, style: Style) -> list[float]:

@@ -80,7 +80,8 @@ def verdict_forest(results: Results) -> Drawn | None:
         "published to be lower (left), higher (right), no different (diamond). Colours are "
         f"verdicts, at a family-wise level of {LEVEL:g} (Holm)."
     )
-    return Drawn(name="verdicts", title=title, caption=caption, figure=figure)
+    data = verdicts_frame(results)
+    return Drawn(name="verdicts", title=title, caption=caption, figure=figure, data=data)
 
 
 def verdicts_table(results: Results) -> Table | None:

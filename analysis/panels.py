@@ -11,10 +11,12 @@ from matplotlib.ticker import FuncFormatter
 from .aggregate import aggregate, human
 from .axes import frame_y, number_axis, size_axis
 from .by_compute import loss_by_compute
-from .captions import SIZE_LABEL, caption_bars, metric_label, slice_name
+from .captions import caption_bars, metric_label, size_label, slice_name
 from .figures import gain_by_size, loss_by_size
 from .forest import verdict_forest
+from .gain_figure import gain_by_variable
 from .results import QUALITY_METRICS, SIZE_NAME, Results
+from .search_figures import importance, parallel_coordinates, pareto_front
 from .style import (
     LINES,
     Drawn,
@@ -53,7 +55,9 @@ def quality_by_size(results: Results) -> Drawn | None:
             look = style[group["recipe"].iloc[0]]
             bars += error_bars(axes, group, SIZE_NAME, metric, look, str(series))
         frame_y(axes, usual[metric].tolist(), bars)
-        size_axis(axes, results.size_names, SIZE_LABEL if i >= len(metrics) - columns else None)
+        size_axis(
+            axes, results.size_names, size_label(results) if i >= len(metrics) - columns else None
+        )
         axes.set_ylabel(metric_label(metric))
     shared_legend(figure, panels)
     title = f"Quality by student size, at {slice_name(results)}"
@@ -62,7 +66,7 @@ def quality_by_size(results: Results) -> Drawn | None:
         "Measured on held-out text against the dense teacher at temperature 1. Lower is better "
         f"but for agreement. {caption_bars(usual[f'{metrics[0]}/num'].astype(int).tolist())}"
     )
-    return Drawn(name="quality_by_size", title=title, caption=caption, figure=figure)
+    return Drawn(name="quality_by_size", title=title, caption=caption, figure=figure, data=usual)
 
 
 @styled
@@ -111,7 +115,8 @@ def learning_curves(results: Results) -> Drawn | None:
         f"hold the final evaluation, on {_counts(results, 'eval_tokens')} tokens, so the last "
         "point of a curve is another number."
     )
-    return Drawn(name="learning_curves", title=title, caption=caption, figure=figure)
+    data = results.learning[["run_id", "series", "size", "seed", "tokens", results.metric]]
+    return Drawn(name="learning_curves", title=title, caption=caption, figure=figure, data=data)
 
 
 def _counts(results: Results, name: str) -> str:
@@ -172,12 +177,21 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
         if len(edge)
         else "No best value lies at an edge."
     )
-    return Drawn(
-        name=f"loss_by_{param.replace('.', '_')}", title=title, caption=caption, figure=figure
-    )
+    name = f"loss_by_{param.replace('.', '_')}"
+    return Drawn(name=name, title=title, caption=caption, figure=figure, data=table)
 
 
-FIGURES = (loss_by_size, gain_by_size, loss_by_compute, quality_by_size, learning_curves)
+FIGURES = (
+    loss_by_size,
+    gain_by_size,
+    gain_by_variable,
+    loss_by_compute,
+    quality_by_size,
+    learning_curves,
+    parallel_coordinates,
+    importance,
+    pareto_front,
+)
 
 
 def draw_all(results: Results) -> list[Drawn]:

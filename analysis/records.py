@@ -37,7 +37,9 @@ def fits_table(results: Results) -> Table:
             continue  # the recipe's own curve is the same under every accounting
         label = curve.series + (f", {labels[curve.accounting]}" if curve.charged else "")
         rows += [(label, *_fit_cells(found, curve)) for found in curve.fits]
-        refused += [f"{label}: {reason}" for reason in curve.refused]
+        refused += [
+            f"{label}: {reason.partition('. Points alone')[0]}." for reason in curve.refused
+        ]
     return Table(
         title="Fits",
         note=" ".join(["Not fitted.", *refused]) if refused else "",

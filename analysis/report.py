@@ -12,24 +12,31 @@ from pdx.files import write_json, write_text
 
 from .captions import metric_label, slice_name
 from .compute import ACCOUNTINGS
+from .distillation_tables import distillation_tables
 from .forest import verdicts_frame, verdicts_table
 from .panels import draw_all
 from .reading import does_not_show, shows
-from .records import cost_table, fits_table, provenance, unfinished_table
+from .records import Table, cost_table, fits_table, provenance, unfinished_table
 from .results import Results, analyse
-from .style import Drawn, save
+from .style import Drawn, as_svg, save
 from .table import write_table
 from .tables import best_tables, comparisons, settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """What `write_report` wrote."""
+    """What `write_report` wrote; ``tables`` are csv files, ``table`` is the runs as parquet."""
 
     html: Path
     figures: tuple[Path, ...]
+    tables: tuple[Path, ...]
     table: Path
     fits: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Everything, the page first."""
+        return (self.html, *self.figures, *self.tables, self.table, self.fits)
 
 
 def write_report(
@@ -39,32 +46,50 @@ def write_report(
     metric: str = "val/loss",
     num_resamples: int = 200,
 ) -> ReportFiles:
-    """Analyse a sweep and write report.html, figures (PNG and PDF), runs.parquet and fits.json.
+    """Analyse a sweep and write report.html, figures (PNG, PDF, csv), tables, runs.parquet, fits.
 
     Raises:
         SweepError: no plan, no finished run, or ``metric`` in none of them.
     """
-    out_dir = out_dir or sweep_dir / "report"
     results = analyse(sweep_dir, runs_dir, metric, num_resamples)
+    return write_results(results, out_dir or sweep_dir / "report")
+
+
+def write_results(results: Results, out_dir: Path) -> ReportFiles:
+    """The same of results that are already computed."""
     drawn = draw_all(results)
-    files = [(figure, *save(figure.figure, out_dir / "figures", figure.name)) for figure in drawn]
-    keep = {path for _, *paths in files for path in paths}
+    saved = {figure.name: save(figure, out_dir / "figures") for figure in drawn}
+    keep = {path for paths in saved.values() for path in paths}
     for old in (out_dir / "figures").iterdir():  # an earlier report may have drawn more
         if old not in keep:
             old.unlink()
     table = write_table(results.runs, out_dir)
-    results.aggregated.to_csv(out_dir / "settings.csv", index=False)
     paired = [t.assign(accounting=key) for key, t in results.paired.items() if len(t)]
-    (pd.concat(paired) if paired else results.paired[ACCOUNTINGS[0].key]).to_csv(
-        out_dir / "differences.csv", index=False
-    )
+    asked = distillation_tables(results)
+    tables = {
+        "settings": results.aggregated,
+        "differences": pd.concat(paired) if paired else results.paired[ACCOUNTINGS[0].key],
+        **{_file_name(t.title): pd.DataFrame(t.rows, columns=t.columns) for t in asked},
+    }
     if results.verdicts:
-        verdicts_frame(results).to_csv(out_dir / "verdicts.csv", index=False)
+        tables["verdicts"] = verdicts_frame(results)
+    for name, own in tables.items():
+        own.to_csv(out_dir / f"{name}.csv", index=False)
     fits = out_dir / "fits.json"
     write_json(fits, fits_json(results))
     html = out_dir / "report.html"
-    write_text(html, render(results, [(figure, png) for figure, png, _ in files]))
-    return ReportFiles(html=html, figures=tuple(sorted(keep)), table=table, fits=fits)
+    write_text(html, render(results, drawn, asked))
+    return ReportFiles(
+        html=html,
+        figures=tuple(sorted(keep)),
+        tables=(out_dir / "runs.csv", *(out_dir / f"{name}.csv" for name in tables)),
+        table=table,
+        fits=fits,
+    )
+
+
+def _file_name(title: str) -> str:
+    return title.lower().replace(" ", "_")
 
 
 def fits_json(results: Results) -> list[dict[str, Any]]:
@@ -81,7 +106,7 @@ def fits_json(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def render(results: Results, figures: list[tuple[Drawn, Path]]) -> str:
+def render(results: Results, figures: list[Drawn], questions: list[Table]) -> str:
     """The report as one HTML text that loads nothing from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -97,9 +122,11 @@ def render(results: Results, figures: list[tuple[Drawn, Path]]) -> str:
             "caption": figure.caption,
             "name": figure.name,
             "width": int(136 * figure.figure.get_figwidth()),
-            "data": base64.b64encode(png.read_bytes()).decode(),
+            "svg": base64.b64encode(as_svg(figure.figure)).decode(),
+            "csv": base64.b64encode(figure.data.to_csv(index=False).encode()).decode(),
+            "num_rows": len(figure.data),
         }
-        for figure, png in figures
+        for figure in figures
     ]
     return environment.get_template("report.html.j2").render(
         title=f"{plan.name} ({plan.scale})" if plan.scale else plan.name,
@@ -113,6 +140,8 @@ def render(results: Results, figures: list[tuple[Drawn, Path]]) -> str:
         limits=does_not_show(results),
         figures=images,
         comparisons=comparisons(results),
+        questions=questions,
+        definitions=results.definitions,
         fits=fits_table(results),
         settings=settings_table(results),
         best=best_tables(results),
@@ -124,7 +153,9 @@ def render(results: Results, figures: list[tuple[Drawn, Path]]) -> str:
 
 
 def remake_command(command: str) -> str:
-    """``pdx train -m sweep=demo`` -> ``pdx report sweep=demo``."""
-    head, _, rest = command.partition("pdx train")
+    """``pdx train -m sweep=demo`` -> ``pdx report sweep=demo``; another command as it is."""
+    head, verb, rest = command.partition("pdx train")
+    if not verb:
+        return command
     words = [word for word in rest.split(" ") if word not in ("-m", "--multirun", "")]
     return " ".join([f"{head}pdx report", *words])

@@ -21,12 +21,17 @@ from .aggregate import (
     label_runs,
     roles,
 )
-from .compute import ACCOUNTINGS, compare, differences
+from .compute import ALL_ACCOUNTINGS, compare, differences
 from .curves import Curve, curves_of
 from .table import STATUSES, Plan, load_curves, load_plan, load_runs
 from .verdicts import Verdict, judge
 
 MAX_NAME = 9  # letters that a tick has room for
+DEFINITIONS = {
+    "N": "num_params_non_embedding, parameters of the student without embeddings and head",
+    "D": "num_tokens, training tokens of the student, repeats counted",
+    "C": "flops_train_exact, FLOPs of matrix products, forward and backward (not 6ND)",
+}
 QUALITY_METRICS = ("val/teacher_kl", "val/top1_agreement", "val/ece", "val/bits_per_byte")
 
 
@@ -39,6 +44,7 @@ class Results:
         chosen: of these, the best learning rate of every setting (all where none was swept).
         compared, paired: per accounting, the differences by run and by series and size.
         verdicts: on the claims of the sweep file, if it makes any.
+        definitions: of N, D, C and loss, as the runs count them.
     """
 
     plan: Plan
@@ -53,6 +59,7 @@ class Results:
     curves: tuple[Curve, ...]
     learning: pd.DataFrame
     verdicts: tuple[Verdict, ...]
+    definitions: dict[str, str]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -90,16 +97,36 @@ def analyse(
     Raises:
         SweepError: no plan, no finished run, or no run that holds ``metric``.
     """
-    plan = load_plan(sweep_dir)
+    runs = load_runs(sweep_dir, runs_dir)
+    learning = load_curves(runs[runs["status"] == "complete"], runs_dir, metric)
+    return analyse_table(load_plan(sweep_dir), runs, learning, metric, num_resamples)
+
+
+def analyse_table(
+    plan: Plan,
+    table: pd.DataFrame,
+    learning: pd.DataFrame,
+    metric: str,
+    num_resamples: int,
+    definitions: dict[str, str] | None = None,
+) -> Results:
+    """The same of a table of runs, a row per point of the plan, and of their curves.
+
+    Args:
+        learning: run_id, tokens and ``metric`` of every evaluation during training.
+
+    Raises:
+        SweepError: no run holds ``metric``.
+    """
     which = roles(plan)
-    runs = label_runs(load_runs(sweep_dir, runs_dir), plan)
+    runs = label_runs(table, plan)
     complete = runs[runs["status"] == "complete"]
     if metric not in runs or complete[metric].notna().sum() == 0:
         known = ", ".join(name for name in runs if "/" in name)
         raise SweepError(f"metric={metric}: no finished run has it; known: {known}.")
     complete = complete[complete[metric].notna()]
     chosen = keep_best_learning_rate(complete, plan, metric)
-    compared = {a.key: compare(chosen, which, a, metric) for a in ACCOUNTINGS}
+    compared = {a.key: compare(chosen, which, a, metric) for a in ALL_ACCOUNTINGS}
     metrics = [name for name in complete if "/" in name and complete[name].notna().any()]
     return Results(
         plan=plan,
@@ -112,6 +139,7 @@ def analyse(
         compared=compared,
         paired={key: differences(table) for key, table in compared.items()},
         curves=tuple(curves_of(chosen, compared, metric, num_resamples)),
-        learning=load_curves(chosen, runs_dir, metric),
+        learning=learning.merge(chosen, on="run_id", suffixes=("", "_final")),
+        definitions={**DEFINITIONS, "loss": f"{metric}, nats per token", **(definitions or {})},
         verdicts=tuple(judge(plan.claims, runs)),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -23,6 +24,7 @@ CONTROL_COLOUR = "#555555"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = ("o", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+MAX_NAMED = 12  # in a legend; one of more leaves the panels no room
 RC: Any = {
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -49,12 +51,13 @@ RC: Any = {
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A figure with its file name, title and caption."""
+    """A figure with its file name, title, caption, and the numbers that it shows."""
 
     name: str
     title: str
     caption: str
     figure: Figure
+    data: pd.DataFrame
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,6 +186,10 @@ def shared_legend(figure: Figure, panels: list[Axes]) -> None:
             )
     if found:
         order = sorted(found, key=lambda name: name == "teacher")
+        if len(order) > MAX_NAMED:  # a search, of which every run is a recipe of its own
+            more = f"and {len(order) - MAX_NAMED + 1} more"
+            found[more] = Line2D([], [], linestyle="")
+            order = [*order[: MAX_NAMED - 1], more]
         widest = max(len(name) for name in order) + 8  # 8: the handle and the gap, in letters
         columns = max(1, min(len(order), int(20 * figure.get_figwidth() / widest)))
         figure.legend(
@@ -190,11 +197,20 @@ def shared_legend(figure: Figure, panels: list[Axes]) -> None:
         )
 
 
-def save(figure: Figure, out_dir: Path, name: str) -> tuple[Path, Path]:
-    """Write PNG (200 dpi) and PDF; neither holds a date, so equal figures are equal files."""
+def save(drawn: Drawn, out_dir: Path) -> tuple[Path, Path, Path]:
+    """Write PNG (200 dpi), PDF and data; none holds a date, so equal figures are equal files."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    png, pdf = out_dir / f"{name}.png", out_dir / f"{name}.pdf"
+    png, pdf, data = (out_dir / f"{drawn.name}.{kind}" for kind in ("png", "pdf", "csv"))
     with rc_context(RC):
-        figure.savefig(png, dpi=200, metadata={"Software": None})
-        figure.savefig(pdf, metadata={"CreationDate": None})
-    return png, pdf
+        drawn.figure.savefig(png, dpi=200, metadata={"Software": None})
+        drawn.figure.savefig(pdf, metadata={"CreationDate": None})
+    drawn.data.to_csv(data, index=False)
+    return png, pdf, data
+
+
+def as_svg(figure: Figure) -> bytes:
+    """The figure for a page: sharp at any size, text as outlines, equal for equal figures."""
+    held = BytesIO()
+    with rc_context({**RC, "svg.hashsalt": "pdx", "svg.fonttype": "path"}):
+        figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
+    return held.getvalue()

@@ -33,6 +33,7 @@ class Plan:
         points: dictionaries with ``run_id``, ``role``, ``params``, ``config`` and ``facts``; those
             that a search drew stand in files of their own.
         claims: what was published, with the runs of each cell (``pdx.sweep.claims``).
+        objectives: metrics or facts to minimize; ``-name`` to maximize.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Plan:
     seed_axis: str | None
     points: tuple[dict[str, Any], ...]
     claims: tuple[dict[str, Any], ...] = ()
+    objectives: tuple[str, ...] = ("val/loss",)
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -80,6 +82,7 @@ def load_plan(sweep_dir: Path) -> Plan:
             seed_axis=raw.get("seed_axis"),
             points=tuple(reversed(points.values())),
             claims=tuple(raw.get("claims") or ()),  # older plans have none
+            objectives=tuple((raw.get("method") or {}).get("objectives") or ("val/loss",)),
         )
     except (KeyError, TypeError, ValueError) as err:
         raise SweepError(
@@ -113,7 +116,7 @@ def load_runs(sweep_dir: Path, runs_dir: Path) -> pd.DataFrame:
             f"{len(rows) - diverged} missing); run `{plan.command}` (finished runs are kept)."
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pd.DataFrame({name: _typed([row.get(name) for row in rows]) for name in names})
+    return pd.DataFrame({name: typed([row.get(name) for row in rows]) for name in names})
 
 
 def write_table(runs: pd.DataFrame, out_dir: Path) -> Path:
@@ -141,9 +144,7 @@ def load_curves(runs: pd.DataFrame, runs_dir: Path, metric: str) -> pd.DataFrame
                 rows.append({"run_id": run_id, "tokens": int(entry["tokens"]), metric: value})
     curves = pd.DataFrame(rows, columns=["run_id", "tokens", metric])
     # a resumed run may have written a step twice; the later line stands
-    return curves.drop_duplicates(["run_id", "tokens"], keep="last").merge(
-        runs, on="run_id", suffixes=("", "_final")
-    )
+    return curves.drop_duplicates(["run_id", "tokens"], keep="last")
 
 
 def _row(point: dict[str, Any], runs_dir: Path, end: str | None) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _row(point: dict[str, Any], runs_dir: Path, end: str | None) -> dict[str, An
     return row
 
 
-def _typed(values: list[Any]) -> pd.api.extensions.ExtensionArray:
+def typed(values: list[Any]) -> pd.api.extensions.ExtensionArray:
     """A column of the narrowest type that holds every value; what has none becomes text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:

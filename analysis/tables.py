@@ -8,7 +8,7 @@
 import numpy as np
 
 from .aggregate import SIZE_NAME, human
-from .compute import ACCOUNTINGS
+from .compute import ALL_ACCOUNTINGS
 from .reading import interval_text
 from .records import Table
 from .results import Results
@@ -27,7 +27,7 @@ NAMES = {
 def comparisons(results: Results) -> list[Table]:
     """Paired differences, one table per accounting."""
     tables = []
-    for accounting in ACCOUNTINGS:
+    for accounting in ALL_ACCOUNTINGS:
         paired = results.paired[accounting.key]
         rows = [
             (

@@ -19,7 +19,9 @@ pdx: sweeps over the design space of pre-training distillation
   pdx status [-m ...]               how far a sweep is; without arguments, every sweep here
   pdx worker -m ...                 help a sweep that runs elsewhere, on the same outputs
   pdx report sweep=NAME             tables, figures, report.html
+  pdx report --experiment NAME      the same of any MLflow runs; --map says what is what
   pdx fit FILE --law LAW [...]      a scaling law fitted to any csv or parquet file of runs
+  pdx predict sweep=NAME student=S  loss, recipe and cost of a student that nobody trained
   pdx capture [OVERRIDES]           build the logits store ahead (else on first need, once)
   pdx verify [OVERRIDES]            prove the store of a config: digests, tokens, teacher
   pdx export RUN DIR                a run's student and tokenizer as save_pretrained writes them
@@ -53,11 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
         "verify": _verify,
         "export": _export,
         "fit": _fit,
+        "predict": _predict,
         "ui": _ui,
         "axes": _axes,
         "gc": _gc,
         **{name: lambda rest, name=name: _sweep(name, rest) for name in SWEEP_VERBS},
         "status": _status,
+        "report": _report,
     }
     if verb not in verbs:
         from pdx.build import did_you_mean
@@ -188,6 +192,21 @@ def _fit(arguments: list[str]) -> None:
     from pdx.fit import main as fit
 
     fit(arguments)
+
+
+def _predict(arguments: list[str]) -> None:
+    from pdx.predict import main as predict
+
+    predict(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    if not any(a.startswith("--experiment") for a in arguments):
+        _sweep("report", arguments)
+        return
+    from pdx.report import main as report
+
+    report(arguments)
 
 
 def _status(arguments: list[str]) -> None:

@@ -88,6 +88,11 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
 
+    def resize(self, width: int, height: int) -> None:
+        """The window's size in CSS pixels, such as a phone's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+
     def open(self, url: str) -> None:
         """Go to a page; what it shows comes later."""
         self._call("Page.navigate", url=url)

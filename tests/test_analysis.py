@@ -456,14 +456,20 @@ def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     for link in re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)\"", text):
         assert link.startswith("data:")
     assert "url(" not in text and "<script" not in text and "@import" not in text
-    assert text.count("data:image/png;base64,") == 5 == len(files.figures) // 2
+    assert text.count("data:image/svg+xml;base64,") == 5 == len(files.figures) // 3
+    assert text.count("Data, command, definitions") == 5 == text.count("data:text/csv;base64,")
     assert "pdx train -m sweep=demo scale=cpu" in text
     assert "pdx report sweep=demo scale=cpu" in text
     assert "Does &lt;it&gt; help &amp; when?" in text and "<it>" not in text
     assert "-0.200 [-0.200, -0.200] (n = 2)" in text and "Incomplete" in text
     assert "The learning rate was not tuned" in text and "charged whole to every single run" in text
-    assert all(path.stat().st_size > 5000 for path in files.figures)
-    assert {path.suffix for path in files.figures} == {".png", ".pdf"}
+    assert {path.suffix for path in files.figures} == {".png", ".pdf", ".csv"}
+    for path in files.figures:
+        assert path.stat().st_size > 5000 or len(pd.read_csv(path)) > 2
+    assert {path.stem for path in files.tables} >= {"runs", "settings", "differences"}
+    assert "Worth in compute at equal loss" in text and "worth_in_compute_at_equal_loss" in {
+        path.stem for path in files.tables
+    }
     assert 'class="words">' in text  # long cells get room to be read in
     assert files.table.name == "runs.parquet"
     fits = [Fit.from_json(entry["fit"]) for entry in json.loads(files.fits.read_text())]

@@ -117,7 +117,10 @@ def test_a_teacher_behind_a_url_is_the_same_teacher(served: tuple[Path, str]):
     ("url", "message"),
     [
         ("{url}/none/*.txt", r"data\.paths=http.*: (matches no file|cannot be fetched)"),
-        ("{url}/a", r"data\.paths=http.*: matches no file of .txt.* a directory is written with /\*"),
+        (
+            "{url}/a",
+            r"data\.paths=http.*: matches no file of .txt.* a directory is written with /\*",
+        ),
         ("http://127.0.0.1:1/*.txt", r"data\.paths=http.*: cannot be fetched \("),
         ("nosuch://x/*.txt", r"data\.paths=nosuch://x/\*\.txt: cannot be fetched \(.*nosuch"),
         ("oss://bucket/*.txt", r"data\.paths=oss://.*: its protocol needs a package \(.*ossfs"),

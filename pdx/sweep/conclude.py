@@ -62,4 +62,4 @@ def report(plan: Plan, env: Env) -> tuple[Path, list[Path]]:
     from pdx.analysis.report import write_report  # pyright: ignore[reportMissingImports]
 
     files = write_report(plan.directory(env), env.paths.runs)
-    return files.html, [files.html, *files.figures, files.table]
+    return files.html, list(files.all)

@@ -1,0 +1,225 @@
+"""The report's tables on the distillation questions: worth, gains, gap, teacher, allocation."""
+
+# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .aggregate import SIZE_NAME, human
+from .ask import supervised_by
+from .compute import ALL_ACCOUNTINGS
+from .fit import fit
+from .fitted import Fit
+from .gain_trends import TEACHER_LOSS, trends
+from .laws import law_named
+from .levels import FitError
+from .multiplier import Multiplier, multipliers
+from .reading import interval_text
+from .records import Table
+from .results import Results
+from .split import Split, split_budget
+from .teachers import best_teachers, gaps
+
+CHARGES = (
+    ("free", False, False),
+    ("its inference", True, False),
+    ("its training", False, True),
+    ("both", True, True),
+)
+
+
+def distillation_tables(results: Results) -> list[Table]:
+    """Every question that the runs bear on; empty where no run was distilled beside a control."""
+    if results.chosen["is_control"].all() or not results.chosen["is_control"].any():
+        return []
+    made = (_worth(results), _trends(results), _gaps(results), _best(results), _splits(results))
+    return [table for table in made if table.rows or table.note]
+
+
+def _worth(results: Results) -> Table:
+    """What a recipe is worth in the control's compute, one column an accounting."""
+    cells: dict[tuple[str, str], dict[str, Multiplier]] = {}
+    for one in multipliers(results):
+        cells.setdefault((one.series, one.size), {})[one.accounting] = one
+    rows = [
+        (
+            series,
+            size,
+            str(max(one.num_pairs for one in found.values())),
+            *(found[a.key].text if a.key in found else "" for a in ALL_ACCOUNTINGS),
+        )
+        for (series, size), found in cells.items()
+    ]
+    return Table(
+        title="Worth in compute at equal loss",
+        note="FLOPs that the control would need to reach the recipe's loss, over the recipe's own "
+        "with the teacher charged as the column says: above 1x the recipe is the cheaper one. "
+        "Read off straight lines in log compute between the control's measured token counts; "
+        "beyond them only a bound is given. Sizes with one control token count are left out."
+        if rows
+        else "",
+        columns=("recipe", "size", "pairs", *(a.label for a in ALL_ACCOUNTINGS)),
+        rows=tuple(rows),
+    )
+
+
+def _trends(results: Results) -> Table:
+    """Gain along each variable."""
+    rows = []
+    for one in trends(results):
+        levels = ", ".join(f"{human(at)}: {m.mean:+.3f}" for at, m in one.levels.items())
+        slope = "" if one.slope is None else interval_text(*one.slope)
+        rows.append((one.variable.label, one.held, slope, one.says, levels))
+    return Table(
+        title="Gain of distillation",
+        note="Gain: the control's loss minus the recipe's at equal student tokens, nats per token; "
+        "above zero distillation is better. One variable at a time. The line goes through the "
+        "means of levels; where it crosses zero has Fieller's 95% interval."
+        if rows
+        else "",
+        columns=("against", "held", "change per decade [95%]", "says", "mean gain by level"),
+        rows=tuple(rows),
+    )
+
+
+def _gaps(results: Results) -> Table:
+    """The capacity gap, per student and teacher variable."""
+    rows = [
+        (
+            one.recipe,
+            one.size,
+            "loss" if one.variable == TEACHER_LOSS else "size",
+            one.says,
+            ", ".join(f"{human(at)}: {m.mean:.3f}" for at, m in one.levels.items()),
+        )
+        for one in gaps(results)
+    ]
+    return Table(
+        title="Capacity gap",
+        note="Whether a better or larger teacher makes a worse student from some teacher on. "
+        "Claimed only for a curvature and a minimum that 95% intervals put inside the teachers "
+        "tried."
+        if rows
+        else "",
+        columns=("recipe", "student", "teacher's", "says", "student's loss by teacher"),
+        rows=tuple(rows),
+    )
+
+
+def _best(results: Results) -> Table:
+    """The best of the teachers that were tried."""
+    rows = [
+        (
+            one.recipe,
+            one.size,
+            one.within,
+            one.teacher,
+            f"{one.loss:.3f}",
+            str(one.next_teacher),
+            interval_text(one.behind.mean, one.behind.low, one.behind.high),
+            "yes" if one.is_sure else "no: the two may be equal",
+        )
+        for one in best_teachers(results)
+    ]
+    return Table(
+        title="Best teacher tried",
+        note="",
+        columns=(
+            "recipe",
+            "student",
+            "compared",
+            "teacher",
+            "loss",
+            "next",
+            "behind by [95%]",
+            "sure",
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _splits(results: Results) -> Table:
+    """A budget divided by the distillation law, where the runs can bear one."""
+    columns = (
+        *("recipe", "budget", "charged", "N", "D", "teacher N", "teacher D", "teacher's loss"),
+        *("loss", "no teacher", "student's share", "remarks"),
+    )
+    title = "Allocation of a budget"
+    rows, refused = [], []
+    taught = results.chosen[~results.chosen["is_control"].astype(bool)]
+    if TEACHER_LOSS not in taught or taught[TEACHER_LOSS].nunique() < 2:
+        return Table(title=title, note="", columns=columns, rows=())
+    for recipe in taught["recipe"].unique():
+        try:
+            law, found = fit_distillation(results, str(recipe))
+        except FitError as err:
+            refused.append(f"{recipe}: {str(err).partition('. Points alone')[0]}")
+            continue
+        budget = float(np.median(taught["flops_train_6nd"].astype(float)))
+        for flops in (budget, 10 * budget):
+            for name, inference, training in CHARGES:
+                split = split_budget(
+                    flops,
+                    lambda at, found=found, law=law: found.predict(at, law),
+                    dict(law.supervised),
+                    charges_inference=inference,
+                    charges_training=training,
+                )
+                rows.append((str(recipe), f"{flops:.2g}", name, *_split_cells(split, found)))
+    note = (
+        "By the distillation law fitted to these runs (C = 6ND + 2 N_T D + 6 N_T D_T where "
+        "charged): a law beyond its data is a guess."
+        if rows
+        else ""
+    )
+    if refused:
+        note = f"{note} The distillation law was not fitted. {'; '.join(refused)}.".strip()
+    return Table(title=title, note=note, columns=columns, rows=tuple(rows))
+
+
+def _split_cells(split: Split, found: Fit) -> tuple[str, ...]:
+    remarks = [f"{name} at the end of its range" for name in split.at_edge]
+    if found.unidentified:
+        remarks.append(f"not identified: {', '.join(found.unidentified)}")
+    return (
+        human(split.N),
+        human(split.D),
+        human(split.N_T),
+        human(split.D_T),
+        f"{split.L_T:.3f}",
+        f"{split.loss:.3f}",
+        f"{split.alone['loss']:.3f}",
+        f"{split.shares['student']:.0%}",
+        "; ".join(remarks),
+    )
+
+
+def fit_distillation(results: Results, recipe: str) -> tuple[Any, Fit]:
+    """The distillation law of one recipe, its students without a teacher by the controls' law.
+
+    Raises:
+        FitError: too few levels of sizes, tokens or teachers, for either of the two.
+    """
+    controls = results.chosen[results.chosen["is_control"].astype(bool)]
+    own = results.chosen[results.chosen["recipe"] == recipe]
+
+    def columns(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+        return {
+            "N": runs[SIZE_NAME].to_numpy(dtype=float),
+            "D": runs["num_tokens"].to_numpy(dtype=float),
+        }
+
+    def losses(runs: pd.DataFrame) -> np.ndarray:
+        return runs[results.metric].to_numpy(dtype=float)
+
+    untaught = fit(
+        law_named("chinchilla_gamma"), columns(controls), losses(controls), with_profiles=False
+    )
+    law = supervised_by(law_named("distillation"), untaught)
+    at = {**columns(own), "L_T": own[TEACHER_LOSS].to_numpy(dtype=float)}
+    return law, fit(law, at, losses(own), with_profiles=False)

@@ -1,0 +1,196 @@
+"""The report of anybody's MLflow runs, and the figures of searches."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser import CHROMIUM, Browser
+from mlflow.tracking import MlflowClient
+
+from pdx.analysis.foreign import Reading, results_of
+from pdx.analysis.importance import importances
+from pdx.analysis.panels import draw_all
+from pdx.analysis.search_figures import front, pareto_front
+from pdx.cli import main
+from pdx.errors import SweepError
+
+MAP = {"N": "params", "D": "tokens", "loss": "eval_loss", "recipe": "method", "seed": "seed"}
+METHODS = ("baseline", "distil")
+
+
+def run(i: int, params: dict[str, Any], metrics: dict[str, float], **kw: Any) -> dict[str, Any]:
+    texts = {name: str(value) for name, value in params.items()}
+    usual = {"name": f"run {i}", "state": "FINISHED", "seconds": 60.0, "tags": {}}
+    return {"run_id": f"{i:04x}", "params": texts, "metrics": metrics} | usual | kw
+
+
+def ladder() -> list[dict[str, Any]]:
+    """Two methods at five sizes, two seeds: distillation is 0.2 better."""
+    found = []
+    for size in (1e6, 3e6, 1e7, 3e7, 1e8):
+        for method in METHODS:
+            for seed in range(2):
+                loss = 1.7 + 60 * size**-0.3 - 0.2 * (method == "distil") + 0.01 * seed
+                params = {"params": int(size), "tokens": int(20 * size), "method": method}
+                found.append(run(len(found), {**params, "seed": seed}, {"eval_loss": loss}))
+    return found
+
+
+def search(num: int = 60) -> list[dict[str, Any]]:
+    """Draws of four settings, of which ``lr`` matters most and ``nothing`` not at all."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(num):
+        params = {
+            "params": 1_000_000,
+            "tokens": 20_000_000,
+            "lr": 10 ** rng.uniform(-4, -2),
+            "top_k": int(rng.choice([1, 4, 16, 64])),
+            "tail": str(rng.choice(["bucket", "drop"])),
+            "nothing": float(rng.uniform()),
+        }
+        loss = 3 + 0.4 * (np.log10(params["lr"]) + 3) ** 2 + 0.1 * (params["tail"] == "drop")
+        hours = params["top_k"] / 10 + float(rng.uniform(0, 0.5))
+        metrics = {"eval_loss": float(loss + 0.02 * rng.normal()), "hours": hours}
+        found.append(run(i, params, metrics))
+    return found
+
+
+def read(runs: list[dict[str, Any]], **kw: Any) -> Any:
+    mapping = {n: c for n, c in MAP.items() if any(c in r["params"] or n == "loss" for r in runs)}
+    reading = Reading(mapping=mapping, **kw)
+    return results_of(runs, reading, "theirs", "pdx report --experiment theirs", num_resamples=20)
+
+
+def test_foreign_runs_are_compared_fitted_and_defined() -> None:
+    results = read(ladder(), control="baseline")
+    assert results.counts["complete"] == 20 and set(results.recipes) == {
+        "no distillation",
+        "distil",
+    }
+    paired = results.paired["student_tokens"]
+    assert paired["difference"].to_numpy(float) == pytest.approx(-0.2)
+    assert results.chosen["flops_train_exact"].to_numpy(float) == pytest.approx(
+        6.0 * results.chosen["num_params_non_embedding"] * results.chosen["num_tokens"]
+    )
+    assert results.definitions["N"] == "params, as logged" and "6 N D" in results.definitions["C"]
+    assert results.curves[0].drawn is not None
+
+
+def test_runs_that_failed_or_have_no_number_are_counted_and_kept_out() -> None:
+    runs = ladder()
+    runs[0] |= {"state": "FAILED"}
+    runs[1] |= {"metrics": {"eval_loss": float("nan")}}
+    runs[2] |= {"metrics": {}}
+    assert read(runs, control="baseline").counts == {
+        "complete": 17,
+        "diverged": 1,
+        "pruned": 0,
+        "missing": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ({"M": "params"}, "not a name of ours"),
+        ({**MAP, "N": "parms"}, "the nearest: params"),
+        ({"N": "params"}, "says nothing of D, loss"),
+    ],
+)
+def test_a_mapping_that_fits_nothing_is_refused(mapping: dict[str, str], said: str) -> None:
+    with pytest.raises(SweepError, match=said):
+        results_of(ladder(), Reading(mapping=mapping), "theirs", "pdx report", 20)
+
+
+def test_no_run_and_no_finished_run_are_refused() -> None:
+    with pytest.raises(SweepError, match="holds no run"):
+        results_of([], Reading(mapping=MAP), "theirs", "pdx report", 20)
+    with pytest.raises(SweepError, match="none of its 20 runs has finished"):
+        read([r | {"state": "FAILED"} for r in ladder()])
+
+
+def test_what_matters_stands_above_chance_and_what_does_not_below() -> None:
+    table = importances(read(search()))
+    assert table is not None
+    by = table.set_index("setting")
+    assert by.index[0] == "lr" and by.loc["lr", "share"] > 0.3
+    assert by.loc["lr", "low"] > by.loc["lr", "chance"]
+    assert by.loc["nothing", "share"] < by.loc["nothing", "chance"] + 0.05
+    assert abs(by.loc["nothing", "share"]) < 0.05 < by.loc["tail", "high"]
+
+
+def test_a_ladder_is_no_search() -> None:
+    assert importances(read(ladder(), control="baseline")) is None
+
+
+def test_the_front_is_of_runs_that_none_beats_in_both() -> None:
+    values = np.array([[1, 5], [2, 3], [2, 4], [4, 1], [5, 5], [1, 5]], dtype=float)
+    assert front(values).tolist() == [True, True, False, True, False, True]
+    rng = np.random.default_rng(0).normal(size=(40, 2))
+    brute = [not any((o <= v).all() and (o < v).any() for o in rng) for v in rng]
+    assert front(rng).tolist() == brute
+
+
+def test_a_search_with_two_objectives_is_drawn_whole(tmp_path: Path) -> None:
+    results = read(search(), objectives=("val/loss", "hours"))
+    drawn = {figure.name: figure for figure in draw_all(results)}
+    assert {"parallel_coordinates", "importance", "pareto_front"} <= set(drawn)
+    data = drawn["pareto_front"].data
+    best = data[data["on_front"]].sort_values("hours")
+    assert (best["val/loss"].diff().dropna() < 0).all(), "more hours only for less loss"
+    assert list(drawn["parallel_coordinates"].data)[1:-1] == ["lr", "top_k", "tail", "nothing"]
+    assert pareto_front(read(search())) is None
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MlflowClient, str]:
+    """The report of an MLflow experiment that pdx did not write, by the command, attached."""
+    root = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{root / 'theirs.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("ladder", artifact_location=(root / "art").as_uri())
+    parent = client.create_run(experiment, run_name="parent").info.run_id
+    for one in ladder():
+        made = client.create_run(experiment, run_name=one["name"])
+        for name, value in one["params"].items():
+            client.log_param(made.info.run_id, name, value)
+        client.log_metric(made.info.run_id, "eval_loss", one["metrics"]["eval_loss"])
+        client.set_terminated(made.info.run_id)
+    mapping = ",".join(f"{ours}={theirs}" for ours, theirs in MAP.items())
+    arguments = ["--experiment", "ladder", "--map", mapping, "--control", "baseline"]
+    arguments += ["--tracking-uri", uri, "--out", str(root / "out"), "--attach", parent]
+    assert main(["report", *arguments, "--resamples", "20"]) == 0
+    return root / "out", client, parent
+
+
+def test_any_mlflow_experiment_gets_a_report_attached_to_its_parent(
+    report: tuple[Path, MlflowClient, str],
+) -> None:
+    out, client, parent = report
+    attached = {Path(f.path).name for f in client.list_artifacts(parent, "report")}
+    written = {p.name for p in out.rglob("*") if p.is_file()}
+    assert attached == written >= {"report.html", "runs.parquet", "runs.csv", "loss_by_size.pdf"}
+    text = (out / "report.html").read_text()
+    assert "pdx report --experiment ladder" in text and "params, as logged" in text
+    assert len(pd.read_parquet(out / "runs.parquet")) == 20
+    assert "(1 without N or D left out)" in text, "the parent has no numbers"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
+def test_the_report_reads_on_a_desk_and_on_a_phone(
+    report: tuple[Path, MlflowClient, str], tmp_path: Path
+) -> None:
+    page = (report[0] / "report.html").as_uri()
+    with Browser(tmp_path) as browser:
+        for width in (1100, 390):
+            browser.resize(width, 844)
+            browser.open(page)
+            browser.wait_for("Difference to the control", "Provenance")
+            assert browser.ask("document.documentElement.scrollWidth") <= width
+            drawn = "[...document.images].map(i => i.complete && i.naturalWidth > 0)"
+            assert set(browser.ask(drawn)) == {True}
+            least = "Math.min(...[...document.images].map(i => i.getBoundingClientRect().width))"
+            assert browser.ask(least) > 380, "figures keep a size that can be read, and scroll"
+            browser.screenshot(f"report_{width}")
