@@ -40,6 +40,8 @@ class Env:
         storage: URL of the database that keeps a sweep's study, for workers on hosts that cannot
             lock files in ``outputs``; null for a journal in the sweep's directory. Without its
             password, as ``tracking_uri``.
+        shared_stores: URL that fsspec reads (``s3://bucket/stores``) where logits stores are looked
+            for before they are captured, and put once they are; null for none.
         tflops: model FLOPs that one slot does in a second, in 1e12, for the hours of a plan; null
             if it is not known.
         isolation: ``forkserver`` gives each run of a sweep a process of its own; ``inline`` runs
@@ -59,6 +61,7 @@ class Env:
     sharding: str
     num_workers: Any
     storage: str | None
+    shared_stores: str | None
     tflops: float | None
     isolation: str
     checkpoint_seconds: float
@@ -121,6 +124,12 @@ class Env:
                 f"holds a password, which every run's config and the sweep's plan would keep; "
                 f"leave it out of the URL and {instead}",
             )
+        check(
+            self.shared_stores is None or "://" in self.shared_stores,
+            "env.shared_stores",
+            self.shared_stores,
+            "must be null or a URL such as s3://BUCKET/stores or file:///mnt/stores",
+        )
         check(
             self.tflops is None or self.tflops > 0,
             "env.tflops",

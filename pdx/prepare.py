@@ -16,6 +16,7 @@ from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
 from pdx.store.format import Layout
 from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.mirror import pull, push
 from pdx.store.ranks import NAME as RANKS
 from pdx.store.ranks import ids_by_frequency, write_ranks
 from pdx.store.reader import Store
@@ -187,12 +188,19 @@ class Shared:
         if not layout.missing(directory, num_windows):
             return
         store, size = Store(directory, kind, layout, vocab_size), kind.bytes_per_token(vocab_size)
+        url = self.env.shared_stores
+        if url is not None:
+            pull(store, url, num_windows)
+        if not layout.missing(directory, num_windows):
+            return
         if self.run.is_recorded:
             ensure_recorded(self, store, *self.recorded.sequences(self.run))
-            return
-        teacher = self.load_teacher(self.run.teacher)
-        batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
-        capture(store, windows, teacher, num_windows, batch_windows, size)
+        else:
+            teacher = self.load_teacher(self.run.teacher)
+            batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
+            capture(store, windows, teacher, num_windows, batch_windows, size)
+        if url is not None:
+            push(store, url, num_windows)
 
     def open_store(self) -> Store:
         """This run's store, captured if need be."""

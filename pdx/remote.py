@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pdx.errors import DataError
+from pdx.errors import DataError, PdxError
 from pdx.files import digest, locked, publish
 from pdx.known import once
 
@@ -52,7 +52,7 @@ def fetch(key: str, url: str, suffixes: tuple[str, ...] = ()) -> Path:
 def _fetch(key: str, url: str, suffixes: tuple[str, ...]) -> Path:
     from fsspec.core import url_to_fs
 
-    with _asking(key, url):
+    with asking(key, url):
         system, pattern = url_to_fs(url)
         listed: dict[str, Any] = system.glob(pattern, detail=True)
         files = {
@@ -74,7 +74,7 @@ def _fetch(key: str, url: str, suffixes: tuple[str, ...]) -> Path:
             with publish(final) as directory:
                 for path, name in names.items():
                     (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                    with _asking(key, url):
+                    with asking(key, url):
                         system.get_file(path, str(directory / name), callback=_bar(name))
     return final
 
@@ -90,14 +90,17 @@ def _bar(name: str) -> Any:
 
 
 @contextmanager
-def _asking(key: str, url: str) -> Iterator[None]:
+def asking(key: str, url: str) -> Iterator[None]:
+    """Whatever a protocol's package raises, as an error that names the key and the URL."""
     try:
         yield
+    except PdxError:
+        raise
     except ImportError as err:  # fsspec names the package
         raise DataError(f"{key}={url}: its protocol needs a package ({err}); install it.") from err
     except Exception as err:  # of whatever type a protocol's package raises
         said = " ".join(f"{type(err).__name__}: {err}".split())[:300]
         raise DataError(
-            f"{key}={url}: cannot be fetched ({said}); check the address and your rights to it, or "
-            "name files of this machine."
+            f"{key}={url}: cannot be reached ({said}); check the address and your rights to it, or "
+            "use files of this machine."
         ) from err

@@ -1,14 +1,12 @@
 """Corpora, tokenizers and teachers behind URLs: the same as on this machine, or refused."""
 
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numerics import component
+from served import serve
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -21,17 +19,6 @@ from pdx.teacher import Pretrained, weights_digest
 SETTINGS = {"seq_len": 8, "vocab_size": 300, "stride": None}
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files, and breaks off in the middle of those that are named so."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def copyfile(self, source, outputfile) -> None:  # type: ignore[no-untyped-def]
-        whole = source.read()
-        outputfile.write(whole[: len(whole) // 2] if "broken" in self.path else whole)
-
-
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
     """A directory, and the URL at which it is served."""
@@ -39,11 +26,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     another_process(monkeypatch)
     directory = tmp_path / "served"
     directory.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield directory, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(directory) as url:
+        yield directory, url
 
 
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +73,7 @@ def test_a_transfer_that_breaks_off_leaves_nothing(
 ):
     directory, url = served
     (directory / "broken.txt").write_text("some text\n" * 1000)
-    with pytest.raises(DataError, match=r"data\.paths=http.*broken.*: cannot be fetched \("):
+    with pytest.raises(DataError, match=r"data\.paths=http.*broken.*: cannot be reached \("):
         fetch("data.paths", f"{url}/broken*.txt")
     assert not [path for path in cache_dir().rglob("*") if path.suffix != ".lock"]
 
@@ -116,13 +100,13 @@ def test_a_teacher_behind_a_url_is_the_same_teacher(served: tuple[Path, str]):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("{url}/none/*.txt", r"data\.paths=http.*: (matches no file|cannot be fetched)"),
+        ("{url}/none/*.txt", r"data\.paths=http.*: (matches no file|cannot be reached)"),
         (
             "{url}/a",
             r"data\.paths=http.*: matches no file of .txt.* a directory is written with /\*",
         ),
-        ("http://127.0.0.1:1/*.txt", r"data\.paths=http.*: cannot be fetched \("),
-        ("nosuch://x/*.txt", r"data\.paths=nosuch://x/\*\.txt: cannot be fetched \(.*nosuch"),
+        ("http://127.0.0.1:1/*.txt", r"data\.paths=http.*: cannot be reached \("),
+        ("nosuch://x/*.txt", r"data\.paths=nosuch://x/\*\.txt: cannot be reached \(.*nosuch"),
         ("oss://bucket/*.txt", r"data\.paths=oss://.*: its protocol needs a package \(.*ossfs"),
     ],
 )

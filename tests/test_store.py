@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from numerics import TAILS, Said, component, context, logits, taught, word
+from served import serve
 
 from pdx.config import Run, config_of
 from pdx.env import Env
-from pdx.errors import ConfigError, PdxError, StoreError
+from pdx.errors import ConfigError, DataError, PdxError, StoreError
 from pdx.execute import execute
 from pdx.files import read_json, write_json
 from pdx.frozen import load_model
@@ -413,6 +414,36 @@ def fresh(shared: Shared, outputs: Path) -> Shared:
     for name in ("data", "runs"):
         (outputs / name).symlink_to(getattr(root, name))
     return Shared.of(shared.run, replace(shared.env, outputs=str(outputs)))
+
+
+def test_a_store_is_shared_behind_a_url(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One machine captures, another fetches the same bytes and needs no teacher."""
+    url = f"file://{tmp_path}/bucket"
+
+    def machine(name: str, url: str) -> Shared:
+        made = fresh(shared, tmp_path / name)
+        return replace(made, env=replace(made.env, shared_stores=url))
+
+    one = machine("one", url)
+    one.ensure_store(130)
+    monkeypatch.setattr(Shared, "load_teacher", lambda *_: pytest.fail("asked the teacher again"))
+    two = machine("two", url)
+    two.ensure_store(130)
+    with serve(tmp_path / "bucket") as served:  # which can only be read
+        machine("over HTTP", served).ensure_store(130)
+    (theirs,) = (tmp_path / "bucket").iterdir()
+    assert sorted(p.name for p in theirs.iterdir()) == ["shard-00000.bin", "shard-00001.bin"]
+    for name in ("shard-00000.bin", "shard-00001.bin"):
+        assert (two.store_dir / name).read_bytes() == (one.store_dir / name).read_bytes()
+    (theirs / "shard-00001.bin").write_bytes((theirs / "shard-00001.bin").read_bytes()[:-1])
+    three = machine("three", url)
+    with pytest.raises(StoreError, match=r"env\.shared_stores=file.*shard-00001\.bin .* broken"):
+        three.ensure_store(130)
+    assert sorted(p.name for p in three.store_dir.glob("*shard*")) == ["shard-00000.bin"]
+    with pytest.raises(DataError, match=r"env\.shared_stores=http://127.* cannot be reached"):
+        machine("nowhere", "http://127.0.0.1:1/stores").ensure_store(130)
 
 
 def test_a_longer_capture_leaves_the_first_shards_as_they_are(shared: Shared, tmp_path: Path):
