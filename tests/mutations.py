@@ -232,8 +232,8 @@ MUTATIONS = [
     Mutation(
         "temperature by entropy upside down",
         "temperature.py",
-        "(self.unsure - self.sure) * -torch.expm1(-facts.entropy_N)",
-        "(self.unsure - self.sure) * torch.exp(-facts.entropy_N)",
+        "return self._at(-torch.expm1(-facts.entropy_N))",
+        "return self._at(torch.exp(-facts.entropy_N))",
         "signal",
     ),
     Mutation(
@@ -772,14 +772,14 @@ MUTATIONS = [
     ),
     Mutation(
         "undeclared temperature not refused",
-        "store/kinds.py",
+        "store/kept.py",
         "if heat not in self.temperatures:",
         "if False:",
         "store",
     ),
     Mutation(
         "larger k not refused",
-        "store/kinds.py",
+        "store/kept.py",
         "asked is not None and asked > top_k:",
         "False:",
         "store",
@@ -817,7 +817,7 @@ MUTATIONS = [
         "with torch.autocast(self.device.type, enabled=False):",
         "if True:",
         "store",
-        2,
+        3,
     ),
     Mutation(
         "weights not in a teacher's name",
@@ -963,10 +963,104 @@ MUTATIONS = [
     ),
     Mutation(
         "open signals accepted",
-        "config.py",
-        "if self.loss.needs_closed_signal and not self.signal.closed:",
+        "checks.py",
+        "if run.loss.needs_closed_signal and not run.signal.closed:",
         "if False:",
         "config",
+    ),
+    # ---- baselines ----
+    Mutation(
+        "placebo shifts the true tokens too",
+        "feed.py",
+        "targets_N=batch.targets_BL.reshape(-1),",
+        "targets_N=batch.targets_BL.roll(routing.shift, -1).reshape(-1),",
+        "routing",
+    ),
+    Mutation(
+        "placebo draws at another place than the teacher's",
+        "feed.py",
+        "offset_N = offsets.roll(routing.shift, -1)",
+        "offset_N = offsets",
+        "routing",
+    ),
+    Mutation(
+        "label smoothing without its share of the text",
+        "reduce.py",
+        "share_C = mask_C * (1 - kd_weight * taught_C.to(student.dtype))",
+        "share_C = mask_C.to(student.dtype)",
+        "losses",
+    ),
+    Mutation(
+        "sampled text from the wrong place's draws",
+        "texts/teacher_samples.py",
+        "draw(logits_BV / self.temperature, offset_B + place, 1, self.seed)",
+        "draw(logits_BV / self.temperature, offset_B, 1, self.seed)",
+        "texts",
+    ),
+    Mutation(
+        "the least different windows are kept",
+        "texts/selected.py",
+        "order = np.argsort(weak - teacher",
+        "order = np.argsort(teacher - weak",
+        "texts",
+    ),
+    Mutation(
+        "masked targets count in a score",
+        "texts/selected.py",
+        "torch.where(batch.mask_BL, -nats_N.view_as(batch.mask_BL).double(), 0.0)",
+        "-nats_N.view_as(batch.mask_BL).double()",
+        "texts",
+    ),
+    # ---- recording ----
+    Mutation(
+        "a part is read from the beginning of the recording",
+        "prepare.py",
+        "store.first_window = first",
+        "store.first_window = 0",
+        "recorded",
+    ),
+    Mutation(
+        "recording hears the gradient",
+        "reduce.py",
+        """        if hear is not None:
+            hear(start, stop, logits_CV)
+        student = Chunk(logits_CV, targets_N[start:stop])
+""",
+        """        student = Chunk(logits_CV, targets_N[start:stop])
+        logits_CV.softmax(-1, out=logits_CV) if hear is not None else None
+        if hear is not None:
+            hear(start, stop, logits_CV)
+""",
+        "recorded",
+    ),
+    Mutation(
+        "tokens outside of the recorded part not refused",
+        "store/kept.py",
+        "if not self.recorded[0] <= start < end <= self.recorded[1]:",
+        "if False:",
+        "recorded",
+    ),
+    # ---- hidden states ----
+    Mutation(
+        "hidden states' gradient forgotten",
+        "reduce.py",
+        "total = total + beside",
+        "total = total + beside.detach()",
+        "hidden",
+    ),
+    Mutation(
+        "projections not saved",
+        "train.py",
+        'matcher.load_state_dict(state["matcher"])',
+        "pass",
+        "hidden",
+    ),
+    Mutation(
+        "masked positions are matched",
+        "hiddens/matched.py",
+        "torch.where(mask_BL, apart_BL, 0.0).sum()",
+        "apart_BL.sum()",
+        "hidden",
     ),
     # ---- fits ----
     Mutation(

@@ -76,11 +76,13 @@ def test_a_run_is_routed(tiny: Tiny, name: str):
     assert result["status"] == "complete" and run.identity["routing"]
 
 
-@pytest.mark.parametrize("store", ["topk", "none", "sampled"])
+@pytest.mark.parametrize("store", ["topk", "none", "sampled", "drawn live"])
 @pytest.mark.parametrize("shift", [1, -3])
 def test_a_placebo_is_the_true_word_at_the_wrong_place(tiny: Tiny, store: str, shift: int):
     """From a store, live, and drawn alike: the rows of the same window, moved around its end."""
-    signal = ["signal=sampled", "signal.num_draws=7"] if store == "sampled" else []
+    drawn = store in ("sampled", "drawn live")
+    signal = ["signal=sampled", "signal.num_draws=7"] if drawn else []
+    store = "none" if store == "drawn live" else store
     words = []
     for routing in ("everywhere", "placebo"):
         more = [f"routing.shift={shift}"] if routing == "placebo" else []
