@@ -27,13 +27,11 @@ class Sums(NamedTuple):
     Attributes:
         kd: of those at which the teacher speaks; times its scale, not its weight.
         loss: what is trained: all, weighted.
-        hidden: of the match of hidden states, where there is one; without its weight.
     """
 
     ce: Tensor
     kd: Tensor
     loss: Tensor
-    hidden: Tensor | None = None
 
 
 def chunk_size(vocab_size: int) -> int:
@@ -108,8 +106,7 @@ def backward(
         return Sums(ce_sum, kd_sum, loss_sum)
     with torch.enable_grad():
         projection.backward(hidden_BLD, beside * (beside_weight / num_valid))
-    match = beside.detach()
-    return Sums(ce_sum, kd_sum, loss_sum + beside_weight * match, match)
+    return Sums(ce_sum, kd_sum, loss_sum + beside_weight * beside.detach())
 
 
 class _Projection:

@@ -32,13 +32,13 @@ class Tally:
             tally.sums = {name: saved[name].to(ranks.device) for name in SUMMED}
         return tally
 
-    def add(self, sums: Sums) -> None:
-        """One micro-batch of this rank."""
+    def add(self, sums: Sums, match: Tensor | None = None) -> None:
+        """One micro-batch of this rank; ``match``: of hidden states, without its weight."""
         self.sums["ce"] += sums.ce
         self.sums["kd"] += sums.kd
         self.sums["loss"] += sums.loss
-        if sums.hidden is not None:
-            self.sums["hidden"] += sums.hidden
+        if match is not None:
+            self.sums["hidden"] += match.detach()
 
     def add_step(self, num_valid: int, grad_norm: Tensor) -> None:
         """One step of all ranks."""

@@ -105,7 +105,7 @@ def train(
     """
     spread = spread or Replica(student, Ranks.alone(feed.device))
     ranks, optimizer = spread.ranks, run.optim.init(student)
-    matcher = run.hidden.init(student, feed.teacher, run.train.seed)
+    matcher = run.hidden.init(student, feed, run.train.seed)
     others = [] if matcher is None else list(matcher.parameters())
     if others:
         shared = {k: optimizer.param_groups[0][k] for k in ("peak_lr", "weight_decay")}
@@ -181,7 +181,7 @@ def train(
                     beside=match,
                     beside_weight=run.hidden.weight,
                 )
-            tally.add(sums)
+            tally.add(sums, match)
         spread.add_gradients()
         ranks.add(*(p.grad for p in others if p.grad is not None))
         grad_norm = clip_gradients([*student.parameters(), *others], run.optim.clip_norm)

@@ -11,7 +11,7 @@ from pdx.teacher import TrainedHere
 
 if TYPE_CHECKING:
     from pdx.config import Run
-    from pdx.frozen import FrozenTeacher
+    from pdx.feed import Feed
 
 
 class Matched:
@@ -91,8 +91,10 @@ class Matched:
         pairs = len(self.student_layers) if self.projection else 0
         return 2.0 * pairs * student_width * teacher_width
 
-    def init(self, student: Any, teacher: "FrozenTeacher", seed: int) -> "Matcher":
-        """The projections, drawn from ``seed`` on the CPU, on the teacher's device."""
+    def init(self, student: Any, feed: "Feed", seed: int) -> "Matcher":
+        """The projections, drawn from ``seed`` on the CPU, on the device of the feed's teacher."""
+        teacher = feed.teacher
+        assert teacher is not None, "a stored one was refused"
         configs = {"student": student.config, "teacher": teacher.model.config}
         for who, config in configs.items():
             self.check_layers(who, config.num_hidden_layers)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pdx.config import Run
-    from pdx.frozen import FrozenTeacher
+    from pdx.feed import Feed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +24,5 @@ class NoHidden:
         """Nothing is computed."""
         return 0.0
 
-    def init(self, student: Any, teacher: "FrozenTeacher | None", seed: int) -> None:
+    def init(self, student: Any, feed: "Feed", seed: int) -> None:
         """There is nothing to match."""
