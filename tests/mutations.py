@@ -822,7 +822,7 @@ MUTATIONS = [
     Mutation(
         "weights not in a teacher's name",
         "teacher.py",
-        'named | {"weights": weights_digest(Path(self.path))}',
+        'named | {"weights": weights_digest(self.directory)}',
         "named",
         "teacher",
     ),
@@ -1237,6 +1237,42 @@ MUTATIONS = [
         "np.exp(x[at] + moved)",
         "np.exp(x[at])",
         "approaches",
+    ),
+    # ---- verdicts ----
+    Mutation(
+        "verdicts on val",
+        "analysis/verdicts.py",
+        'CHOSEN_ON, JUDGED_ON = "val/loss", "test/loss"',
+        'CHOSEN_ON, JUDGED_ON = "val/loss", "val/loss"',
+        "verdicts",
+    ),
+    Mutation(
+        "an edge optimum decides",
+        "analysis/verdicts.py",
+        " or any(cell.at_edge for cell in cells.values())",
+        "",
+        "verdicts",
+    ),
+    Mutation(
+        "no correction for many claims",
+        "analysis/contrasts.py",
+        "(len(p_values) - rank) * p_values[index]",
+        "p_values[index]",
+        "verdicts",
+    ),
+    Mutation(
+        "seeds left in the noise",
+        "analysis/contrasts.py",
+        "design = np.hstack([settings, pd.get_dummies(pd.Series(blocks)).to_numpy(dtype=float)])",
+        "design = settings",
+        "verdicts",
+    ),
+    Mutation(
+        "one-sided equivalence",
+        "analysis/contrasts.py",
+        "return float(max(above, below))",
+        "return float(min(above, below))",
+        "verdicts",
     ),
 ]
 

@@ -17,7 +17,9 @@ from pdx.paths import sweeps_dir
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, status_of
 from pdx.sweep.plan import Plan, load_plan, pending
+from pdx.sweep.planner import GRID as GRID_METHOD
 from pdx.sweep.planner import make_plan
+from pdx.sweep.search import Method
 from pdx.sweep.settings import quote
 
 QUESTION = {"question": "Does it?"}
@@ -372,6 +374,15 @@ SHIPPED = [
 ]
 
 
+def searched(definition: Definition) -> Method:
+    """The method of a file that has a ``search``, and a grid's."""
+    given = dict(o.split("=", 1) for o in definition.sweeper)
+    if "hydra/sweeper/sampler" not in given:
+        return GRID_METHOD
+    num_runs = int(given["hydra.sweeper.num_runs"])
+    return replace(GRID_METHOD, sampler={"_target_": "a.Sampler"}, num_runs=num_runs)
+
+
 @pytest.mark.parametrize(("name", "scale"), SHIPPED)
 def test_every_shipped_sweep_plans_the_runs_that_it_counts(
     compose_cfg: Callable[..., Any], tmp_path: Path, name: str, scale: str
@@ -383,8 +394,13 @@ def test_every_shipped_sweep_plans_the_runs_that_it_counts(
         kept = [o for o in overrides if not o.startswith("data")]  # a hub needs a network
         return compose_cfg(f"env.outputs={tmp_path}", *kept)
 
-    plan, _ = make_plan(definition, compose)
-    assert len(plan.points) == definition.expected_runs
+    plan, _ = make_plan(definition, compose, searched(definition))
+    assert plan.num_runs == definition.expected_runs
+    for claim in plan.claims:
+        runs = [len(cell["runs"]) for cell in claim["cells"]]
+        assert (all(runs) and runs) or claim["not_testable"], (
+            f"{claim['name']} has nothing to rest on"
+        )
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
