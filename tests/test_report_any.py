@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import CHROMIUM, Browser
+from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from pdx.analysis.foreign import Reading, results_of
@@ -154,9 +155,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MlflowClient
     parent = client.create_run(experiment, run_name="parent").info.run_id
     for one in ladder():
         made = client.create_run(experiment, run_name=one["name"])
-        for name, value in one["params"].items():
-            client.log_param(made.info.run_id, name, value)
-        client.log_metric(made.info.run_id, "eval_loss", one["metrics"]["eval_loss"])
+        params = [Param(name, value) for name, value in one["params"].items()]
+        metrics = [Metric("eval_loss", one["metrics"]["eval_loss"], 0, 0)]
+        client.log_batch(made.info.run_id, params=params, metrics=metrics)
         client.set_terminated(made.info.run_id)
     mapping = ",".join(f"{ours}={theirs}" for ours, theirs in MAP.items())
     arguments = ["--experiment", "ladder", "--map", mapping, "--control", "baseline"]
