@@ -60,8 +60,8 @@ class Matched:
         widths = {}
         teacher = run.teacher.architecture(run) if isinstance(run.teacher, TrainedHere) else None
         for who, model in (("student", run.student), ("teacher", teacher)):
-            if hasattr(model, "shape"):
-                shape = model.shape(1)
+            if shape_of := getattr(model, "shape", None):
+                shape = shape_of(1)
                 self.check_layers(who, shape.num_layers)
                 widths[who] = shape.hidden_size
         if len(widths) == 2:
