@@ -170,6 +170,6 @@ def spread(student: Any, ranks: Ranks, sharding: str) -> Replica:
 def clip_gradients(parameters: Iterable[Tensor], clip_norm: float) -> Tensor:
     """Scale gradients down to a norm over all shards; return the norm that they had."""
     parameters = [p for p in parameters if p.grad is not None]
-    norm = whole(get_total_norm([p.grad for p in parameters]))
+    norm = whole(get_total_norm([g for p in parameters if (g := p.grad) is not None]))
     clip_grads_with_norm_(parameters, clip_norm, norm)
     return norm
