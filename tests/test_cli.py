@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,6 +127,15 @@ def test_analysis_reads_tables_and_cost_needs_no_torch():
 def test_the_loop_knows_neither_sweeps_nor_records():
     told = imports(ROOT / "pdx" / "train.py")
     assert not [n for n in told if n.startswith(("pdx.sweep", "pdx.tracking", "optuna", "mlflow"))]
+
+
+def test_every_folder_of_code_is_in_the_wheel():
+    """An editable install finds what the wheel leaves out; `make test-install` builds one."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {p.parent for top in ("pdx", "analysis") for p in (ROOT / top).rglob("*.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    ours = {name if name.startswith("pdx") else f"pdx.{name}" for name in names}
+    assert ours == {n for n in listed if n not in ("pdx.conf", "pdx.sweeps") and "hydra" not in n}
 
 
 # ---- bad input -----------------------------------------------------------------------------------
