@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-NOISIER = 0.01  # p below which a contrast's own spread counts as more than the sweep's
+UNLIKE = 0.01  # p below which a contrast's own spread counts as another than the sweep's
+LEAST_SD = 1e-9  # nats: recipes that are equal run by run are equal to rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class Contrast:
 
     Attributes:
         error: standard error of the mean.
-        own_noise: whether it is this contrast's own spread, which is more than the sweep's.
+        own_noise: whether it is this contrast's own spread, which is unlike the sweep's: more where
+            a recipe is erratic, less where two recipes are nearly or wholly the same function.
     """
 
     mean: float
@@ -104,7 +106,7 @@ class Contrast:
 def contrast(cells: Sequence[tuple[int, Mapping[str, float]]], noise: Noise) -> Contrast | None:
     """A signed sum of cells, each a loss by seed, over the seeds that all of them have.
 
-    None with fewer than two pairs, or where nothing varies.
+    None with fewer than two pairs, or where no noise is known.
     """
     seeds = sorted(set.intersection(*(set(losses) for _, losses in cells)))
     if len(seeds) < 2:
@@ -114,7 +116,9 @@ def contrast(cells: Sequence[tuple[int, Mapping[str, float]]], noise: Noise) -> 
     own, pooled = float(differences.var(ddof=1)), noise.sd**2 * len(cells)
     own_noise = noise.dof <= 0
     if not own_noise and pooled > 0:
-        own_noise = bool(stats.f.sf(own / pooled, num - 1, noise.dof) < NOISIER)
+        spread = stats.f(num - 1, noise.dof)
+        own_noise = bool(min(spread.sf(own / pooled), spread.cdf(own / pooled)) < UNLIKE)
+        own = max(own, LEAST_SD**2)
     variance, dof = (own, num - 1) if own_noise else (pooled, noise.dof)
     if not variance > 0:
         return None

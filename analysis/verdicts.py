@@ -229,5 +229,5 @@ def _rests_on(effect: Contrast, cells: Mapping[str, Cell]) -> list[str]:
     if len(teachers) == 1:
         notes.append("given this teacher")
     if effect.own_noise:
-        notes.append("noisier than the sweep's other settings: its own variance")
+        notes.append("noise unlike that of the sweep's other settings: its own variance")
     return notes

@@ -230,6 +230,18 @@ def test_a_contrast_far_noisier_than_the_sweep_has_its_own_variance():
     assert found.own_noise and found.error > 5 * quiet.error
 
 
+def test_recipes_that_are_equal_run_by_run_differ_by_nothing():
+    """NLL and forward KL under a full student softmax: one gradient, the same run to the bit."""
+    losses = {str(seed): float(loss) for seed, loss in enumerate(np.linspace(4.5, 4.8, 8))}
+    found = contrast([(1, losses), (-1, losses)], Noise(sd=0.1, dof=40))
+    assert found is not None and found.own_noise
+    assert found.p_zero() == 1 and found.p_within(0.01) < 1e-6
+    assert found.interval() == pytest.approx((0, 0), abs=1e-8)
+    apart = {seed: loss + 0.1 for seed, loss in losses.items()}
+    found = contrast([(1, apart), (-1, losses)], Noise(sd=0.1, dof=40))
+    assert found is not None and found.p_zero() < 1e-6
+
+
 def test_holm_is_the_closed_test_of_bonferroni():
     p = np.random.default_rng(1).uniform(size=6) ** 3
     for i, adjusted in enumerate(holm(p.tolist())):
@@ -295,7 +307,7 @@ def test_the_report_has_the_table_the_figure_and_the_numbers(tmp_path: Path):
     results = analyse(sweep_dir, runs_dir, num_resamples=5)
     figure = verdict_forest(results)
     assert figure is not None and figure.name == "verdicts"
-    html = render(results, [])
+    html = render(results, [], [])
     assert "<h2>Verdicts</h2>" in html and "It &lt;helps&gt;." in html
     assert "confounded: the weather" in html
     row = verdicts_frame(results).iloc[0]
