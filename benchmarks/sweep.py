@@ -181,7 +181,8 @@ def main() -> None:
                 f"{NUM_RUNS} runs on {NUM_SLOTS} processes, the longest {unequal:.0f} times the "
                 "shortest; the same runs under each sweeper. *Busy*: time in runs over slots x "
                 "wall, from the first run's begin to the last one's end; *command*: imports, "
-                "planning and report too. The last columns are times over those of pdx.",
+                "planning and report too, a constant of some 45 s on two cores that a sweep of a "
+                "minute does not repay. The last columns are times over those of pdx.",
                 "",
                 f"- slots busy: goal at least {GOALS['utilisation']:.2f}; measured "
                 f"{harness.shown(busy)}: {_verdict(busy['median'] >= GOALS['utilisation'])}.",
