@@ -1,6 +1,5 @@
 """`pdx fit` as a function: a file and what to ask of it in, one JSON object out."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pdx.files import for_json
 
 from .approaches import Approach, disagreement, envelope, isoflop, surface
 from .bootstrap import bootstrap
@@ -74,7 +75,7 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """The fit's own JSON, and the rest beside it."""
-        return _finite({**self.fit.to_json(), **self.extra, "aicc": self.fit.aicc})
+        return for_json({**self.fit.to_json(), **self.extra, "aicc": self.fit.aicc})
 
 
 def answer(ask: Ask) -> Answer:
@@ -173,17 +174,6 @@ def _filter(ask: Ask) -> str:
     if ask.request.hold_out:
         parts.append(f"held out: {ask.request.hold_out}")
     return "; ".join(parts)
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {str(name): _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def supervised_by(law: Law, found: Fit) -> Law:

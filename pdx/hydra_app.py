@@ -56,23 +56,29 @@ def run_task(task: Callable[[Any], Any], arguments: list[str]) -> None:
 
 def _options_first(arguments: list[str]) -> list[str]:
     """Hydra's parser wants overrides side by side; a user writes them as they come to mind."""
-    options, overrides = hydras_own(arguments)
-    named = [o for o in options if o.lstrip("+~").startswith("hydra")]
-    return [*(o for o in options if o not in named), *overrides, *named]
+    options, overrides = _parted(arguments)
+    return [*options, *overrides]
 
 
 def hydras_own(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What is Hydra's to read, its options and overrides of its own config, and the rest."""
-    options, rest = [], []
-    given = iter(arguments)
-    for argument in given:
-        if argument.lstrip("+~").startswith(("-", "hydra.", "hydra/")):
-            options.append(argument)
-            if argument in HYDRA_VALUED:
-                options += [value for value in [next(given, None)] if value is not None]
-        else:
-            rest.append(argument)
-    return options, rest
+    options, overrides = _parted(arguments)
+    own = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    return [*options, *own], [o for o in overrides if o not in own]
+
+
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and overrides."""
+    options, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in HYDRA_VALUED:
+            options += [value for value in [next(rest, None)] if value is not None]
+    return options, overrides
 
 
 def hydras_errors() -> tuple[type[Exception], ...]:

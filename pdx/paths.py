@@ -1,5 +1,6 @@
 """Where things are: the package's own configs, and what runs leave behind."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """The questions that ship with pdx."""
     return _shipped("sweeps")
+
+
+def default_outputs() -> str:
+    """What env.outputs is where nobody names it."""
+    return os.environ.get("PDX_OUTPUTS", "outputs")
 
 
 @dataclass(frozen=True)

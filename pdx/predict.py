@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ import yaml
 from pdx.build import did_you_mean
 from pdx.cost import Shape
 from pdx.errors import ConfigError, SweepError
-from pdx.paths import Outputs, conf_dir
+from pdx.files import for_json
+from pdx.paths import Outputs, conf_dir, default_outputs
 
 KEYS = {
     "sweep": "the sweep's name or id, or give its directory or runs.parquet instead",
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         print("\n".join(f"  {key + '=':18} {meaning}" for key, meaning in KEYS.items()))
         return
     given, source = _arguments(arguments)
-    outputs = Outputs(Path(given.get("env.outputs", _default_outputs())))
+    outputs = Outputs(Path(given.get("env.outputs", default_outputs())))
     path = Path(source) if source else find_sweep(outputs, given.get("sweep"), given.get("scale"))
     metric = given.get("metric", "val/loss")
     if ("student" in given) == ("student.params" in given):
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"resamples={resamples}: too few for an interval; give 100 or more.")
     found = predict(runs, target, path.name, metric, flops, resamples)
     raw = {**found.to_json(), "command": shlex.join(["pdx", "predict", *arguments])}
-    text = json.dumps(_plain(raw), indent=1, allow_nan=False)
+    text = json.dumps(for_json(raw), indent=1, allow_nan=False)
     if given.get("json") == "-":
         print(text)
         return
@@ -183,18 +183,3 @@ def _number(key: str, text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{key}={text}: must be positive and finite.")
     return value
-
-
-def _plain(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _default_outputs() -> str:
-    return os.environ.get("PDX_OUTPUTS", "outputs")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pdx.build import check
 from pdx.errors import ConfigError
+from pdx.student import upcast
 from pdx.teacher import TrainedHere
 
 if TYPE_CHECKING:
@@ -125,14 +126,9 @@ class Matcher(nn.Module):
         total = torch.zeros((), device=mask_BL.device)
         with torch.autocast(mask_BL.device.type, enabled=False):
             for i, (ours_BLD, theirs_BLD) in enumerate(zip(student, teacher, strict=True)):
-                ours_BLD = _float(ours_BLD)
+                ours_BLD = upcast(ours_BLD)
                 if len(self.maps):
                     ours_BLD = nn.functional.linear(ours_BLD, self.maps[i])
-                apart_BL = self.hidden.compare(ours_BLD, _float(theirs_BLD))
+                apart_BL = self.hidden.compare(ours_BLD, upcast(theirs_BLD))
                 total = total + torch.where(mask_BL, apart_BL, 0.0).sum()
         return total / len(student)
-
-
-def _float(states_BLD: Tensor) -> Tensor:
-    low = states_BLD.dtype in (torch.float16, torch.bfloat16)
-    return states_BLD.float() if low else states_BLD

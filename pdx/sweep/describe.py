@@ -1,6 +1,5 @@
 """A plan in words: what a user reads before paying for it, and how far it has got."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pdx.env import Env
 from pdx.errors import SweepError
 from pdx.files import digest
+from pdx.paths import default_outputs
 from pdx.sweep.plan import Plan, Point, load_plan, pending
 
 
@@ -145,7 +145,7 @@ def where_to_compare(env: Env, link: str) -> str:
     """How to see a path of MLflow's pages: on the tracking server, or once `pdx ui` serves it."""
     if env.mlflow_server is not None:
         return f"compare in MLflow: open\n{env.mlflow_server}{link}"
-    given = {"env.outputs": env.outputs != os.environ.get("PDX_OUTPUTS", "outputs")}
+    given = {"env.outputs": env.outputs != default_outputs()}
     given["env.tracking_uri"] = env.tracking_uri is not None
     named = " and ".join(key for key, is_given in given.items() if is_given)
     same = f" with the same {named}" if named else ""
