@@ -77,7 +77,7 @@ def execute(
     ready = time.monotonic() if ready is None else ready
     quiet_transformers()
     run_dir = run_dir or env.paths.runs / run.run_id
-    with locked(run_dir / ".lock"):
+    with locked(run_dir / env.paths.run_lock(run.run_id).name):
         path = run_dir / env.paths.result(run.run_id).name
         result = read_json(path) if path.exists() else None
         if result is None:

@@ -211,7 +211,7 @@ class SweepLog:
         """
         for run in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
             run_id = run.data.tags.get("pdx.run_id", "")
-            lock = self.env.paths.runs / run_id / ".lock"
+            lock = self.env.paths.run_lock(run_id)
             if run_id and lock.exists() and free_lock(lock):
                 reason = reasons.get(run_id, "lost: its process is gone")
                 self.client.set_tag(run.info.run_id, "pdx.reason", reason[:5000])
@@ -257,6 +257,9 @@ class RunLog:
         )
         sweep_id = parent.sweep_id if parent else "none"
         named = {"run_id": run_id, "kind": kind, "sweep_id": sweep_id}
+        lock = env.paths.run_lock(run_id)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()  # free, and thus seen to be lost, if we are killed before the run takes it
         self._buffer: list[Metric] = []
         self._seen = False
         self._flushed = time.monotonic()

@@ -49,7 +49,7 @@ class Odd(ForwardKL):
             file.write(f"{os.getppid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
         NUM_CALLS.append(1)
         if Path("slow").exists():
-            time.sleep(0.15)
+            time.sleep(0.15 if len(NUM_CALLS) <= 12 else 1.0)
         if Path("hold").exists():
             time.sleep(0.25)  # long enough for a checkpoint
         while Path("hold").exists() and len(NUM_CALLS) > 4:
@@ -138,6 +138,9 @@ class Shell:
             )
         try:
             yield process
+        except BaseException:
+            print(f"{self.terminal()[-6000:]}\n{self.worker_logs()[-12000:]}")
+            raise
         finally:
             for left in self.processes():
                 left.kill()

@@ -1,6 +1,7 @@
 """The queue of a sweep and the workers that empty it: each point once, whoever dies."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pdx.errors import SweepError
 from pdx.files import free_lock
 from pdx.sweep import presence, study
 from pdx.sweep.budget import Budget
-from pdx.sweep.isolated import Outcome, Task
+from pdx.sweep.isolated import Outcome, Task, run_isolated
 from pdx.sweep.local import slots_of, visible_gpus, workers_of
 from pdx.sweep.plan import Plan, Point
 from pdx.sweep.planner import GRID
@@ -569,3 +571,22 @@ def test_progress_reads_a_log_whose_last_line_is_half_written(tmp_path: Path):
     assert last_metrics(log) == {}
     log.write_text('{"step": 1, "tokens": 512.0}\n{"step": 2, "tokens": 1024.0}\n{"step": 3, "tok')
     assert last_metrics(log)["tokens"] == 1024.0
+
+
+def test_a_forkserver_killed_as_it_is_asked_loses_a_point_and_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It hears of the point, and is gone before it answers."""
+    own = forkserver.ForkServer()  # the process's own may serve other tests
+    monkeypatch.setattr(forkserver, "connect_to_new_process", own.connect_to_new_process)
+    point, method = plan_of(1).points[0], GRID
+    task = Task(point, "q", method, tmp_path, None, 0, num_threads=1, deadline=None)
+    own.ensure_running()
+    server = vars(own)["_forkserver_pid"]
+    os.kill(server, signal.SIGSTOP)
+    killer = threading.Timer(0.5, os.kill, (server, signal.SIGKILL))
+    killer.start()
+    outcome = run_isolated(task)
+    killer.join()
+    assert outcome.status == "lost" and outcome.reason
+    assert outcome.reason.startswith("its process could not be started")

@@ -561,6 +561,15 @@ def test_two_captures_at_once_share_the_shards(
     assert not list(other.store_dir.glob("*.lock"))
 
 
+def test_who_comes_too_late_to_wait_leaves_no_lock(shared: Shared, tmp_path: Path):
+    """The shard was written, and its lock removed, between our look at it and our waiting."""
+    other = fresh(shared, tmp_path / "other")
+    other.open_store()
+    writer._wait_for(other.store_dir, 5)
+    assert writer._claim(other.store_dir, 5) is None
+    assert not list(other.store_dir.glob("*.lock"))
+
+
 def test_no_room_is_said_before_the_first_shard(
     shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,5 +1,6 @@
 """MLflow's records of sweeps and runs: what a user finds there."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,14 +218,15 @@ def test_a_run_id_left_in_the_environment_does_no_harm(env: Env, monkeypatch: py
 
 
 def test_only_what_has_no_process_is_closed(env: Env):
-    """A run is alive while its folder's lock is held; a sweep that ends closes the others."""
+    """A run is alive while its folder's lock is held; a sweep that ends closes the others.
+
+    One that was killed before it took its lock is one of the others.
+    """
     sweep = SweepLog(env, "mine-cpu-0")
     sweep.start("?", "pdx train -m", 3)
     logs = {name: RunLog(env, name, "run", {}, sweep) for name in ("dead", "alive", "remote")}
-    for name in ("dead", "alive"):
-        (env.paths.runs / name).mkdir(parents=True)
-        (env.paths.runs / name / ".lock").touch()
-    with locked(env.paths.runs / "alive" / ".lock"):
+    shutil.rmtree(env.paths.runs / "remote")
+    with locked(env.paths.run_lock("alive")):
         sweep.close_lost({"dead": "exit code -9"})
     found = {name: log.client.get_run(log.run_id) for name, log in logs.items()}
     assert {name: run.info.status for name, run in found.items()} == {

@@ -89,8 +89,7 @@ def capture(
                         ring.put(Batch(claim, index_B, columns, copied, index_B[-1] + 1 == stop))
                         bar.update(len(index_B) * layout.seq_len)
             if not taken:  # all that is missing is being captured by others: wait for one
-                with locked(_lock_path(directory, missing[0])):
-                    pass
+                _wait_for(directory, missing[0])
 
 
 def _lock_path(directory: Path, shard: int) -> Path:
@@ -99,16 +98,29 @@ def _lock_path(directory: Path, shard: int) -> Path:
 
 def _claim(directory: Path, shard: int) -> Claim | None:
     """Take a shard, unless it is there or another process has it."""
-    lock, path = ExitStack(), _lock_path(directory, shard)
-    if not lock.enter_context(locked(path, wait=False)):
+    lock = ExitStack()
+    if not lock.enter_context(locked(_lock_path(directory, shard), wait=False)):
         return None
-    if shard_path(directory, shard).exists():
-        path.unlink(missing_ok=True)
+    if _unlink_if_done(directory, shard):
         lock.close()
         return None
     for half_written in directory.glob(f".{shard_path(directory, shard).name}.*"):
         half_written.unlink()  # of a capture that was killed
     return Claim(shard, lock)
+
+
+def _wait_for(directory: Path, shard: int) -> None:
+    """Until the process that captures a shard has done so, or is gone."""
+    with locked(_lock_path(directory, shard)):
+        _unlink_if_done(directory, shard)
+
+
+def _unlink_if_done(directory: Path, shard: int) -> bool:
+    """Whether a shard is there; its lock, which its holder or a late comer made, is then not."""
+    done = shard_path(directory, shard).exists()
+    if done:
+        _lock_path(directory, shard).unlink(missing_ok=True)
+    return done
 
 
 @torch.no_grad()

@@ -60,8 +60,12 @@ def run_isolated(task: Task) -> Outcome:
     context.set_forkserver_preload([PRELOAD])
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_main, args=(theirs, dict(os.environ), task))
-    child.start()
-    theirs.close()
+    try:
+        child.start()
+    except (EOFError, OSError) as err:  # the forkserver was killed as it was asked; next time
+        return Outcome("lost", reason=f"its process could not be started ({err!r})")  # is another
+    finally:
+        theirs.close()
     outcome = None
     try:
         # Asked every so often: a signal that another thread got does not end a blocked read.
