@@ -37,7 +37,7 @@ from mlflow.utils.mlflow_tags import (
 
 from pdx.env import Env
 from pdx.errors import TrackingError
-from pdx.files import free_lock
+from pdx.files import free_lock, locked
 from pdx.provenance import provenance
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # creating a database is no news
@@ -64,9 +64,9 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
         TrackingError: a server that cannot be reached.
     """
     uri = env.mlflow_uri
-    if uri.startswith("sqlite:///"):
-        env.paths.root.mkdir(parents=True, exist_ok=True)
     try:
+        if uri.startswith("sqlite:///"):
+            _create_whole(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
         client = _client(uri)
         experiment = client.get_experiment_by_name(env.experiment)
         if experiment is not None:
@@ -81,6 +81,22 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
             "(`pdx ui` serves the default store), or set env.tracking_uri=null for a SQLite file "
             "in the output directory."
         ) from err
+
+
+def _create_whole(database: Path) -> None:
+    """Create a SQLite store under another name first.
+
+    MLflow takes seconds for its tables, and cannot use what a kill left half-made.
+    """
+    if database.exists():
+        return
+    with locked(database.with_name(f".{database.name}.lock")):
+        half_made = database.with_name(f".{database.name}.new")
+        if not database.exists():
+            for left in half_made.parent.glob(f"{half_made.name}*"):
+                left.unlink()  # its journal too
+            _client(f"sqlite:///{half_made}").search_experiments(max_results=1)
+            half_made.rename(database)
 
 
 def _client(uri: str) -> MlflowClient:

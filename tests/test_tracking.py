@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from command_line import Shell, finished
+from command_line import Shell, finished, wait_for
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -215,6 +215,21 @@ def test_a_run_id_left_in_the_environment_does_no_harm(env: Env, monkeypatch: py
     assert log.run_id != other.run_id
     untouched = other.client.get_run(other.run_id)
     assert untouched.data.params == {"num_runs": "1"} and untouched.info.status == "RUNNING"
+
+
+def test_a_store_whose_creation_was_killed_is_created_anew(env: Env):
+    """MLflow takes seconds for its tables, and refuses what is left of them."""
+    code = "import sys, pathlib, pdx.tracking as t; t._create_whole(pathlib.Path(sys.argv[1]))"
+    database = env.paths.root / "mlflow.db"
+    creating = subprocess.Popen([sys.executable, "-c", code, str(database)])
+    half_made = env.paths.root / ".mlflow.db.new"
+    wait_for("tables", lambda: half_made.exists() and half_made.stat().st_size, creating)
+    creating.kill()
+    creating.wait()
+    assert not database.exists()
+    client, experiment = connect(env)
+    assert client.get_experiment(experiment).name == env.experiment
+    assert not list(env.paths.root.glob(".mlflow.db.new*"))
 
 
 def test_only_what_has_no_process_is_closed(env: Env):
