@@ -89,8 +89,11 @@ def _residual(groups: dict[str, NDArray[np.intp]], loss: np.ndarray) -> tuple[fl
 
 
 def _groups(column: pd.Series) -> NDArray[np.intp]:
-    """Values as groups: each its own, or quarters of a number that has many."""
+    """Values as groups: each its own, or quarters of a number that has many; and those without."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_GROUPS:
-        cut = pd.qcut(column.astype(float).rank(method="first"), MAX_GROUPS, labels=False)
-        return cut.to_numpy(dtype=np.intp)
-    return pd.factorize(column.astype(str))[0].astype(np.intp)
+        has = column.notna().to_numpy()
+        ranks = column[has].astype(float).rank(method="first")
+        groups = np.full(len(column), MAX_GROUPS, dtype=np.intp)
+        groups[has] = pd.qcut(ranks, MAX_GROUPS, labels=False).to_numpy(dtype=np.intp)
+        return groups
+    return pd.factorize(column.astype(str), use_na_sentinel=False)[0].astype(np.intp)

@@ -19,6 +19,7 @@ from .results import Results
 from .style import PALETTE, Drawn, new_figure, set_title, shared_legend, styled, styles
 
 MAX_TEXTS = 8  # values named on one axis
+NOT_SET = "(not set)"  # of a run that lacks the axis, as a control does
 # the lightest fifth of the map would not be seen on white
 COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
 
@@ -165,7 +166,7 @@ def _place(column: pd.Series) -> tuple[np.ndarray, list[float], list[str]]:
         span = high - low or 1.0
         at = [(float(scale(v)) - low) / span for v in shown]
         return (scale(values) - low) / span, at, [human(float(v)) for v in shown]
-    texts = column.astype(str)
+    texts = column.astype(str).fillna(NOT_SET)
     names = sorted(texts.unique())
     at = {name: k / max(len(names) - 1, 1) for k, name in enumerate(names)}
     shown = names if len(names) <= MAX_TEXTS else [names[0], names[-1]]

@@ -122,6 +122,23 @@ def test_what_matters_stands_above_chance_and_what_does_not_below() -> None:
     assert abs(by.loc["nothing", "share"]) < 0.05 < by.loc["tail", "high"]
 
 
+def test_settings_that_some_runs_lack_are_drawn_and_weighed() -> None:
+    """As those of an axis that exists beside some values of another, and those of a control."""
+    runs = search()
+    for i, one in enumerate(runs):
+        one["params"]["form"] = "ab"[i % 2]
+        one["metrics"]["eval_loss"] += 0.5 * (i % 2) - 0.5 * (i % 3 == 0 and i % 2)
+        if i % 3 == 0:
+            one["params"].pop("form")
+            one["params"].pop("nothing")
+    results = read(runs)
+    table = importances(results)
+    assert table is not None
+    by = table.set_index("setting")
+    assert by.loc["lr", "low"] > by.loc["lr", "chance"] and by.loc["form", "share"] > 0.1
+    assert {"parallel_coordinates", "importance"} <= {figure.name for figure in draw_all(results)}
+
+
 def test_a_ladder_is_no_search() -> None:
     assert importances(read(ladder(), control="baseline")) is None
 
