@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pdx.files import write_bytes
 from pdx.ranks import Ranks
 
 FILE = "checkpoint.pt"
+FORMAT = 2  # to be raised when what a checkpoint holds changes
 # What torch was seen to raise for empty, cut and overwritten files.
 DAMAGED = (
     AssertionError,
@@ -75,12 +77,12 @@ class Keeper:
 def save(run_dir: Path, state: dict[str, Any]) -> None:
     """Replace the run's checkpoint."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(state | {"format": FORMAT}, buffer)
     write_bytes(run_dir / FILE, buffer.getvalue())
 
 
 def load(run_dir: Path, device: torch.device) -> dict[str, Any] | None:
-    """The run's checkpoint, or None.
+    """The run's checkpoint, or None; one of another version of pdx counts as none.
 
     Raises:
         StoreError: a file that is no checkpoint.
@@ -89,11 +91,15 @@ def load(run_dir: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state.pop("format", None) == FORMAT:
+            return state
     except DAMAGED as err:
         raise StoreError(
             f"{path}: cannot be read ({type(err).__name__}); delete it to train from the start."
         ) from err
+    print(f"{path}: of another version of pdx; the run starts anew", file=sys.stderr)
+    return None
 
 
 def drop(run_dir: Path) -> None:

@@ -404,6 +404,18 @@ def test_a_finished_run_is_returned_as_it_stands(uninterrupted: tuple[Run, Env, 
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
 
 
+def test_a_checkpoint_of_another_version_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+    checkpoint.save(tmp_path, {"step": 3})
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path, CPU) is None
+    assert "of another version of pdx; the run starts anew" in capsys.readouterr().err
+    torch.save({"step": 3}, tmp_path / checkpoint.FILE)  # the first had no number
+    assert checkpoint.load(tmp_path, CPU) is None
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     checkpoint.save(tmp_path, {"step": 3})
     assert checkpoint.load(tmp_path, CPU) == {"step": 3}
