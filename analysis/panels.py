@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from .aggregate import aggregate, human
 from .axes import frame_y, number_axis, size_axis
 from .by_compute import loss_by_compute
+from .by_recipe import loss_by_recipe, quality_by_recipe
 from .captions import caption_bars, metric_label, size_label, slice_name
 from .figures import gain_by_size, loss_by_size
 from .forest import verdict_forest
@@ -181,12 +182,11 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
     return Drawn(name=name, title=title, caption=caption, figure=figure, data=table)
 
 
+ONE_SIZE = (loss_by_recipe, quality_by_recipe)
+BY_SIZE = (loss_by_size, gain_by_size, quality_by_size)
 FIGURES = (
-    loss_by_size,
-    gain_by_size,
     gain_by_variable,
     loss_by_compute,
-    quality_by_size,
     learning_curves,
     parallel_coordinates,
     importance,
@@ -196,7 +196,7 @@ FIGURES = (
 
 def draw_all(results: Results) -> list[Drawn]:
     """Every figure that the runs can fill."""
-    drawn = [draw(results) for draw in FIGURES]
+    first = ONE_SIZE if len(results.sizes) == 1 else BY_SIZE
+    drawn = [verdict_forest(results), *(draw(results) for draw in (*first, *FIGURES))]
     drawn += [loss_by_param(results, param) for param in numeric_params(results)]
-    drawn.append(verdict_forest(results))
     return [figure for figure in drawn if figure is not None]

@@ -26,6 +26,12 @@ def shows(results: Results) -> list[str]:
         return [_best_run(results), *_best_values(results)]
     for accounting in ACCOUNTINGS:
         table = results.paired[accounting.key]
+        if len(results.sizes) == 1:
+            table = table.sort_values("difference", kind="stable")
+        reasons = set(table["why_not"]) if not table["num_pairs"].any() else set()
+        if len(reasons) == 1 and len(table) > 1:  # one sentence for all
+            said.append(_accounted("any recipe", accounting.label, table.head(1)))
+            continue
         for series, group in table.groupby("series", sort=False):
             said.append(_accounted(str(series), accounting.label, group))
     if len(said) > MOST_SENTENCES:
@@ -91,6 +97,8 @@ def _accounted(series: str, label: str, group: pd.DataFrame) -> str:
     )
     if seen.empty:
         return f"{head}, {series} cannot be compared with the control ({why})."
+    if len(group) == 1:
+        return f"{head}, {_one_size(series, group.iloc[0])}"
     better = int((seen["difference"] < 0).sum())
     extremes = seen.loc[[seen["difference"].idxmin(), seen["difference"].idxmax()]]
     spans = " to ".join(
@@ -109,6 +117,16 @@ def _accounted(series: str, label: str, group: pd.DataFrame) -> str:
         else "; one pair each, so no interval."
     )
     return text + (f" Not compared: {why}." if why else "")
+
+
+def _one_size(series: str, row: pd.Series) -> str:
+    """One difference: where it lies, and whether its interval tells it from none."""
+    side = "below" if row["difference"] < 0 else "above"
+    text = f"{series} ends {side} the control at {row['size']}: {_difference(row)} nats/token"
+    if not np.isfinite(row["difference/low"]):
+        return f"{text}; one pair, so no interval."
+    apart = row["difference/high"] < 0 or row["difference/low"] > 0
+    return text + ("." if apart else "; the 95% interval holds zero.")
 
 
 def _difference(row: pd.Series) -> str:

@@ -16,7 +16,7 @@ from pdx.analysis.compute import ACCOUNTINGS
 from pdx.analysis.fit import Fit, fit
 from pdx.analysis.laws import law_named
 from pdx.analysis.panels import draw_all
-from pdx.analysis.reading import does_not_show
+from pdx.analysis.reading import does_not_show, shows
 from pdx.analysis.report import remake_command, write_report
 from pdx.analysis.results import Results, analyse
 from pdx.analysis.table import load_plan, load_runs, write_table
@@ -349,8 +349,8 @@ def test_figures_have_their_panels_and_curves(results: Results) -> None:
     assert list(drawn) == [
         "loss_by_size",
         "gain_by_size",
-        "loss_by_compute",
         "quality_by_size",
+        "loss_by_compute",
         "learning_curves",
     ]
     loss = drawn["loss_by_size"].axes
@@ -372,6 +372,25 @@ def test_figures_have_their_panels_and_curves(results: Results) -> None:
     assert len(gain) == 3 and all(any(ln.get_label() == "_zero" for ln in ax.lines) for ax in gain)
     assert len(drawn["loss_by_compute"].axes) == 3 and len(drawn["quality_by_size"].axes) == 4
     assert sum(axes.get_visible() for axes in drawn["learning_curves"].axes) == 5
+
+
+def test_one_size_has_a_row_per_recipe_best_first(tmp_path: Path) -> None:
+    found = analyse(*make_sweep(tmp_path, sizes={"s10k": 11_000}), num_resamples=5)
+    drawn = {figure.name: figure for figure in draw_all(found)}
+    assert (
+        list(drawn)[:2] == ["loss_by_recipe", "quality_by_recipe"] and "loss_by_size" not in drawn
+    )
+    table = drawn["loss_by_recipe"].data
+    assert table["val/loss"].is_monotonic_increasing and len(table) == 2
+    loss, gain = drawn["loss_by_recipe"].figure.axes
+    names = [label.get_text() for label in loss.get_yticklabels()]
+    assert names == table["series"].to_list() == ["forward_kl", "no distillation"]
+    assert gain.get_title() == "student tokens equal"
+    marks = [line for line in gain.lines if line.get_marker() == "o"]
+    (mean,) = found.paired["student_tokens"]["difference"]
+    assert [tuple(mark.get_data()[0]) for mark in marks] == [(mean,)]
+    said = shows(found)
+    assert said[0].startswith("At equal student tokens, forward_kl ends below the control at")
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2)])
