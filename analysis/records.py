@@ -131,6 +131,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         if name.startswith("provenance."):
             values = [str(v) for v in results.complete[name].dropna().unique()]
             key = name.removeprefix("provenance.").replace("_", " ")
+            values = [v[:12] for v in values] if key == "git commit" else values
             pairs.append((key, ", ".join(sorted(values)[:6]) or "not recorded"))
     for name in ("data_digest", "teacher_id"):
         if name in results.complete:

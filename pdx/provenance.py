@@ -1,5 +1,6 @@
 """What made a run: code, versions, machine."""
 
+import os
 import platform
 import socket
 import subprocess
@@ -29,6 +30,14 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _cpu() -> str:
+    """What it is called, and how many of its cores are ours."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.machine()])[0]}"
+
+
 def checkout() -> dict[str, str | None]:
     """``commit`` and uncommitted ``diff`` of pdx's own checkout, asked of git once a sweep."""
     read = {"commit": ("rev-parse", "HEAD"), "diff": ("diff", "HEAD")}
@@ -37,12 +46,13 @@ def checkout() -> dict[str, str | None]:
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, Any]:
-    """Commit, versions and host; the same for every run of a process."""
+    """Commit, versions and machine; the same for every run of a process."""
     commit, diff = checkout()["commit"], checkout()["diff"]
     return {
         "git_commit": commit.strip() if commit else None,
         "git_dirty": bool(diff) if commit else None,
         "python": platform.python_version(),
         "host": socket.gethostname(),
+        "cpu": _cpu(),
         **{package: _version(package) for package in PACKAGES},
     }
