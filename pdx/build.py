@@ -73,7 +73,10 @@ def find_class(target: str, key: str, packages: Collection[str] = ()) -> type:
             "fields are its settings."
         )
     has = {f.name for f in fields(cls)}
-    lacking = [n for n in (*DECLARED[""], *DECLARED.get(key, ())) if n not in has | {*dir(cls)}]
+    asked = [*DECLARED[""], *DECLARED.get(key, ())]
+    if key == "loss" and getattr(cls, "needs_teacher", True) is False:
+        asked.append("own_weight")  # no mix weighs a term that is not the teacher's
+    lacking = [name for name in asked if name not in has | {*dir(cls)}]
     if lacking:
         raise ConfigError(
             f"{key}._target_={target}: does not say {', '.join(lacking)}; give the class each of "

@@ -374,6 +374,18 @@ class NeedsBoth:
     version: ClassVar[int] = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithoutTeacher(NeedsBoth):
+    """A loss that no teacher is asked for, and that does not say how much it weighs."""
+
+    needs_teacher: ClassVar[bool] = False
+
+
+def test_a_loss_without_a_teacher_says_its_weight():
+    with pytest.raises(ConfigError, match=r"WithoutTeacher: does not say own_weight; give"):
+        find_class(f"{__name__}.WithoutTeacher", "loss", [__name__])
+
+
 def test_a_loss_that_needs_a_closed_signal_refuses_others(tiny: Tiny):
     for closed in (["signal.tail=bucket"], ["signal=full"]):
         replace(tiny(*closed)[0], loss=NeedsBoth())
