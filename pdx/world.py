@@ -133,8 +133,10 @@ class _Team:
             for process in processes:
                 process.start()
             team._await()
-        except BaseException:
+        except BaseException as err:
             team.end(kill=True)
+            if isinstance(err, (EOFError, OSError)):  # the forkserver was killed as it was asked
+                raise RankLost(f"a rank of the run could not be started ({err!r}).") from err
             raise
         return team
 

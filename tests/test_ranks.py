@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,17 @@ def test_a_killed_rank_ends_the_run_which_goes_on(reference: tuple[Run, Env, Any
     assert not env.paths.result(run.run_id).exists()
     execute(run, env, quiet=True)
     assert_run(env, run, wanted)
+
+
+def test_a_rank_whose_forkserver_was_killed_is_lost(monkeypatch: pytest.MonkeyPatch):
+    def refused(_fds: object) -> object:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", refused)
+    threads = torch.get_num_threads()
+    with pytest.raises(RankLost, match=r"^a rank of the run could not be started \(Connection"):
+        world._Team.start(2)
+    torch.set_num_threads(threads)
 
 
 # ---- what befalls one rank only ----------------------------------------------------------------
