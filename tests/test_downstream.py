@@ -1,4 +1,4 @@
-"""eval=lm_eval on a task of our own, made of this repository's text, against sums by hand."""
+"""eval=lm_eval on a task of our own, made of this repository's own text, against sums by hand."""
 
 import json
 import math
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # the harness's own
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "data=files",
-    f"data.paths=[{ROOT}/docs/*.md,{ROOT}/docs/decisions/*.md]",
+    f"data.paths=[{ROOT}/analysis/a*.py]",
     "data.group_by=document",
     "data.vocab_size=300",
     "data.seq_len=64",
@@ -43,11 +43,13 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Which line goes on so? Twelve lines of the README, each cut in two, beside another's end."""
+    """Which line goes on so? Twelve lines of a sweep file, cut in two, beside another end."""
     folder = tmp_path_factory.mktemp("tasks")
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if 60 < len(line) < 90][
-        :12
-    ]
+    lines = [
+        line
+        for line in (ROOT / "sweeps" / "baselines.yaml").read_text().splitlines()
+        if 60 < len(line) < 90
+    ][:12]
     halves = [(line[:40], line[40:]) for line in lines]
     with open(folder / "lines.jsonl", "w") as file:
         for i, (begin, end) in enumerate(halves):
