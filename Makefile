@@ -19,7 +19,7 @@ demo: $(STAMP)  ## train a teacher, distil students, write the report
 test: $(STAMP)  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not install and not cluster'
 
-test-slow: $(STAMP)  ## longer checks: more kills, planted bugs
+test-slow: $(STAMP)  ## longer checks: every sweep with its steps cut, more kills, planted bugs
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/mutations.py
 

@@ -68,6 +68,7 @@ class Run:
         if self.loss.needs_teacher:
             checks.check_signal(self)
         self.hidden.check(self)
+        self.eval.check(self)
 
     @property
     def batch_tokens(self) -> int:
@@ -123,6 +124,7 @@ class Run:
         if self.loss.needs_teacher:
             read += ["signal", "temperature", "mix", "routing"]
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
+        named["eval"] |= self.eval.identify()
         named["data"] = tokens.identity(self.data)
         if self.hidden.exists:
             named["hidden"] = identity(self.hidden)

@@ -20,6 +20,7 @@ from pdx.reduce import chunk_size
 if TYPE_CHECKING:
     from pdx.data import Batch, Windows
     from pdx.frozen import FrozenTeacher
+    from pdx.prepare import Shared
 
 EVAL_BATCH_TOKENS = 8192
 CACHED_ELEMENTS = 2**19  # logits of a chunk that stay in a CPU's cache: half the time of chunks
@@ -55,6 +56,22 @@ class Evaluation:
             "must be >= 0",
         )
 
+    def check(self, run: Any) -> None:
+        """Refuse a run that cannot be evaluated so."""
+
+    def ensure(self, env: Any) -> None:
+        """Refuse, before anything is trained, a machine that cannot."""
+
+    def identify(self) -> dict[str, Any]:
+        """What the numbers depend on beside the fields, in their place."""
+        return {}
+
+    def more(
+        self, model: Any, shared: "Shared", reference: "Reference | None", ranks: Ranks
+    ) -> dict[str, float]:
+        """Metrics beside the common ones, by their whole names."""
+        return {}
+
 
 def windows_in(windows: "Windows", num_tokens: int) -> int:
     """Whole windows in ``num_tokens``: at least one, at most all."""
@@ -62,7 +79,7 @@ def windows_in(windows: "Windows", num_tokens: int) -> int:
 
 
 @torch.no_grad()
-def _passes(
+def passes(
     model: Any, windows: "Windows", count: int, ranks: Ranks
 ) -> Iterator[tuple[int, "Batch", Tensor]]:
     """This rank's batches of the first ``count`` windows, with hidden states laid flat.
@@ -80,7 +97,8 @@ def _passes(
             yield start, batch, hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
 
 
-def _logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
+def chunks_of_logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
+    """Logits [C, V] in float32, each chunk with the positions that it is of."""
     size = chunk_size(head.vocab_size)
     if hidden_ND.device.type == "cpu":
         size = max(1, CACHED_ELEMENTS // head.vocab_size)
@@ -98,9 +116,9 @@ def held_out_loss(
     count = windows_in(windows, num_tokens)
     nats, valid = torch.zeros((), device=ranks.device, dtype=torch.float64), 0
     head = head_of(model)
-    for _, batch, hidden_ND in _passes(model, windows, count, ranks):
+    for _, batch, hidden_ND in passes(model, windows, count, ranks):
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
-        for part, logits_CV in _logits(hidden_ND, head):
+        for part, logits_CV in chunks_of_logits(hidden_ND, head):
             loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
             nats += loss_C[mask_N[part]].sum().double()
         valid += int(mask_N.sum())
@@ -161,10 +179,10 @@ class Reference:
         with publish(directory) as temporary:
             with open(temporary / "hidden.bin", "wb") as file:
                 ranks = Ranks.alone(teacher.device)
-                for _, batch, hidden_ND in _passes(teacher.model, windows, count, ranks):
+                for _, batch, hidden_ND in passes(teacher.model, windows, count, ranks):
                     file.write(hidden_ND.float().cpu().numpy().astype("<f4").tobytes())
                     targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
-                    for part, logits_CV in _logits(hidden_ND, head):
+                    for part, logits_CV in chunks_of_logits(hidden_ND, head):
                         loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
                         loss += float(loss_C[mask_N[part]].sum())
                     valid += int(mask_N.sum())
@@ -201,14 +219,12 @@ def compare(
     student_head, teacher_head = head_of(model), reference.head(device)
     kl, agree, valid = torch.zeros((), dtype=torch.float64, device=device), 0, 0
     bins = torch.zeros(3, num_bins, dtype=torch.float64, device=device)  # count, confidence, right
-    for start, batch, hidden_ND in _passes(
-        model, windows, reference.manifest["num_windows"], ranks
-    ):
+    for start, batch, hidden_ND in passes(model, windows, reference.manifest["num_windows"], ranks):
         stop = start + batch.tokens_BL.shape[0]
         teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[start:stop]))
         teacher_ND = teacher_hidden.reshape(len(hidden_ND), -1).to(device)
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
-        for part, student_CV in _logits(hidden_ND, student_head):
+        for part, student_CV in chunks_of_logits(hidden_ND, student_head):
             mask_C = mask_N[part]
             student_CV = student_CV.log_softmax(-1)
             teacher_CV = teacher_head(teacher_ND[part]).float().log_softmax(-1)

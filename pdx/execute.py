@@ -85,6 +85,7 @@ def execute(
                 run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_of(run, env)))
             )
             num_ranks(run, env)  # its own checks, before anything is made
+            run.eval.ensure(env)
             shared = Shared.of(run, env)
             shared.ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
@@ -240,7 +241,7 @@ class _Execution:
                 self.student, reference, self.val, evaluation.num_calibration_bins, self.ranks
             )
             metrics |= {f"val/{name}": value for name, value in measured.items()}
-        return metrics
+        return metrics | evaluation.more(self.student, self.shared, reference, self.ranks)
 
     # ---- what a run says of itself along the way ---------------------------------------------
 

@@ -31,6 +31,35 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- probes ----
+    Mutation(
+        "probe: a copy's unforetold first token counted",
+        "probes.py",
+        "again = slice(self.span, None)",
+        "again = slice(self.span - 1, None)",
+        "probes",
+    ),
+    Mutation(
+        "probe: pass@k of one draw",
+        "probes.py",
+        "-torch.expm1(k * missed_B)",
+        "-torch.expm1(missed_B)",
+        "probes",
+    ),
+    Mutation(
+        "probe: masked positions in the bins of entropy",
+        "probes.py",
+        "_add(sums, bin_C[mask_C], [v[mask_C] for v in (loss_C, kl_C, entropy_C)])",
+        "_add(sums, bin_C, [loss_C, kl_C, entropy_C])",
+        "probes",
+    ),
+    Mutation(
+        "probe: an answer scored a token too late",
+        "harness.py",
+        "hidden_BLD[at, stop - len(answer) : stop]",
+        "hidden_BLD[at, stop - len(answer) - 1 : stop - 1]",
+        "downstream",
+    ),
     # ---- signal ----
     Mutation(
         "T^2 dropped",
