@@ -150,6 +150,24 @@ def attach_to(env: Env, run_id: str, files: Iterable[Path]) -> None:
         client.log_artifact(run_id, str(path), "report")
 
 
+def attach_to_sweep(env: Env, sweep_id: str, files: Iterable[Path]) -> str | None:
+    """A sweep's report, made anew, under the sweep's parent run; why not, where there is none.
+
+    Creates no store: a report is also made where nothing was ever trained.
+    """
+    uri = env.mlflow_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return f"there is no {uri}"
+    try:
+        log = SweepLog(env, sweep_id)
+    except TrackingError as err:
+        return str(err)
+    if log.run_id is None:
+        return f"no run of {uri} is this sweep's parent"
+    log.attach(files)
+    return None
+
+
 def _key(key: str) -> str:
     """A Hydra key as MLflow allows it: no +, @ and the like."""
     return "".join(c if c.isalnum() or c in "_-./ " else "." for c in key.lstrip("+~"))
