@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from .aggregate import aggregate, human
+from .approaches_figure import optimal_size_figures
 from .axes import frame_y, number_axis, size_axis
 from .by_compute import loss_by_compute
 from .captions import caption_bars, metric_label, size_label, slice_name
@@ -109,11 +110,13 @@ def learning_curves(results: Results) -> Drawn | None:
     shared_legend(figure, panels)
     title = "Learning curves"
     set_title(figure, title)
-    caption = (
-        f"{metric_label(results.metric).capitalize()} during training, one line per run, by "
-        f"evaluations on {_counts(results, 'eval_tokens_during_training')} tokens each; the tables "
-        f"hold the final evaluation, on {_counts(results, 'eval_tokens')} tokens, so the last "
-        "point of a curve is another number."
+    caption = f"{metric_label(results.metric).capitalize()} during training, one line per run"
+    during, final = (_counts(results, f"eval_tokens{s}") for s in ("_during_training", ""))
+    caption += (
+        f", by evaluations on {during} tokens each; the tables hold the final evaluation, on "
+        f"{final} tokens, so the last point of a curve is another number."
+        if during and final
+        else "; the tables hold the final evaluation, which may be another number than the last."
     )
     data = results.learning[["run_id", "series", "size", "seed", "tokens", results.metric]]
     return Drawn(name="learning_curves", title=title, caption=caption, figure=figure, data=data)
@@ -122,7 +125,7 @@ def learning_curves(results: Results) -> Drawn | None:
 def _counts(results: Results, name: str) -> str:
     """The token counts that runs of the figure evaluate on."""
     counts = sorted(set(results.learning[name].dropna().astype(int)))
-    return " or ".join(f"the first {count:,}" for count in counts) or "an unrecorded number of"
+    return " or ".join(f"the first {count:,}" for count in counts)
 
 
 @styled
@@ -198,5 +201,5 @@ def draw_all(results: Results) -> list[Drawn]:
     """Every figure that the runs can fill."""
     drawn = [draw(results) for draw in FIGURES]
     drawn += [loss_by_param(results, param) for param in numeric_params(results)]
-    drawn.append(verdict_forest(results))
+    drawn += [*optimal_size_figures(results), verdict_forest(results)]
     return [figure for figure in drawn if figure is not None]

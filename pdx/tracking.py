@@ -101,8 +101,10 @@ def experiment_link(env: Env) -> str:
     return f"/#/experiments/{connect(env)[1]}/runs?{TRAINING_VIEW}"
 
 
-def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
+def runs_of(env: Env, experiment: str, curves: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Every run of an experiment, whoever logged it: id, name, state, params, last metrics, tags.
+
+    Of metrics named in ``curves`` also every step's value, the last where a step was logged twice.
 
     Raises:
         TrackingError: no such store or experiment.
@@ -114,7 +116,7 @@ def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
         raise TrackingError(
             f"--experiment {experiment}: none of this name at {env.mlflow_uri}; known: {known}."
         )
-    runs, token = [], None
+    runs, token, history = [], None, client.get_metric_history
     while True:
         page = client.search_runs([found.experiment_id], max_results=1000, page_token=token)
         for run in page:
@@ -128,6 +130,11 @@ def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
                     "params": dict(run.data.params),
                     "metrics": dict(run.data.metrics),
                     "tags": dict(run.data.tags),
+                    "curves": {
+                        name: {m.step: m.value for m in history(run.info.run_id, name)}
+                        for name in curves
+                        if name in run.data.metrics
+                    },
                 }
             )
         token = page.token
