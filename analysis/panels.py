@@ -154,6 +154,8 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
             group = group.sort_values("value")
             look = style[str(recipe)]
             bars += error_bars(axes, group, "value", metric, look, str(recipe))
+            if len(group) == 1:  # the lowest of one is no best value
+                continue
             lowest = group.loc[group[metric].idxmin()]
             axes.plot(
                 lowest["value"],

@@ -16,6 +16,7 @@ from pdx.analysis.laws import law_named
 from pdx.analysis.panels import draw_all
 from pdx.analysis.report import write_results
 from pdx.analysis.search_figures import front, pareto_front
+from pdx.analysis.style import new_figure, shared_legend
 from pdx.analysis.tables import optimal_size_table
 from pdx.cli import main
 from pdx.errors import SweepError
@@ -207,6 +208,29 @@ def test_a_search_with_two_objectives_is_drawn_whole(tmp_path: Path) -> None:
     assert (best["val/loss"].diff().dropna() < 0).all(), "more hours only for less loss"
     assert list(drawn["parallel_coordinates"].data)[1:-1] == ["lr", "top_k", "tail", "nothing"]
     assert pareto_front(read(search())) is None
+
+
+def test_a_run_without_a_setting_keeps_its_line() -> None:
+    runs = search()
+    for one in runs[::2]:
+        del one["params"]["top_k"]
+    (drawn,) = (f for f in draw_all(read(runs)) if f.name == "parallel_coordinates")
+    axes = drawn.figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    assert len(lines) == 61, "every run, and the best again"
+    assert all(np.isfinite(line.get_ydata().astype(float)).all() for line in lines)
+    below = [line for line in lines if (line.get_ydata() < 0).any()]
+    assert 30 <= len(below) <= 31 and "unset" in {text.get_text() for text in axes.texts}
+
+
+def test_a_long_legend_takes_nothing_from_the_panels() -> None:
+    figure, (axes,) = new_figure(1, 1, 3.0, width=4.6)
+    for k in range(20):
+        axes.plot([0, 1], [k, k], label=f"a recipe of so many words that it has a row: {k}")
+    shared_legend(figure, [axes])
+    figure.draw_without_rendering()
+    assert axes.get_window_extent().height > 1.5 * figure.dpi
+    assert len(figure.legends[0].get_texts()) == 12
 
 
 @pytest.fixture(scope="module")
