@@ -1303,13 +1303,6 @@ MUTATIONS = [
         "predict",
     ),
     Mutation(
-        "a law with as many parameters as settings",
-        "analysis/forecast.py",
-        "elif settings <= found.num_free:",
-        "elif False:",
-        "predict",
-    ),
-    Mutation(
         "two teachers taken for one",
         "analysis/finished.py",
         "if teacher is None and len(names) > 1:",
@@ -1385,13 +1378,6 @@ MUTATIONS = [
         "analysis/foreign.py",
         "at = seen.get(step) if seen else step",
         "at = step",
-        "report_any",
-    ),
-    Mutation(
-        "chance counts as importance",
-        "analysis/importance.py",
-        "left - whole - (rank - fewer) * mean_square",
-        "left - whole",
         "report_any",
     ),
     Mutation(

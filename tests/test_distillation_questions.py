@@ -165,7 +165,10 @@ def test_the_best_teacher_is_sure_only_where_its_lead_is() -> None:
     assert sure.teacher.startswith("mid") and str(sure.next_teacher).startswith("low")
     assert sure.is_sure and sure.behind.mean == pytest.approx(0.1, abs=0.01)
     assert not best_teachers(results(rows, noise=0.3))[0].is_sure
-    charged = [b for b in best_teachers(results(rows)) if "inference charged" in b.within]
+    rows[1]["loss"] = 2.5
+    free, *rest = best_teachers(results(rows))
+    charged = [b for b in rest if "inference charged" in b.within]
+    assert free.teacher.startswith("big"), "where nothing is charged nothing is over the budget"
     assert charged and all(not b.teacher.startswith("big") for b in charged), "over the budget"
 
 
