@@ -18,6 +18,7 @@ METRIC_LABELS = {
     "val/top1_agreement": "top-1 agreement with\nthe teacher (share)",
     "val/ece": "expected calibration\nerror (share)",
     "val/bits_per_byte": "held-out bits per byte",
+    "flops_train_exact": "student training FLOPs",
 }
 
 

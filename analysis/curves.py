@@ -130,6 +130,8 @@ def _fits(
     points: pd.DataFrame, metric: str, series: str, num_resamples: int
 ) -> tuple[tuple[Fit, ...], tuple[str, ...]]:
     """Every law that the points allow, with its bootstrap; and why the rest were refused."""
+    if points.empty:
+        return (), ("measured at no size",)
     fits, refused = [], []
     x, y = {"x": points["x"].to_numpy()}, points["loss"].to_numpy()
     for law in map(law_named, LAWS):

@@ -5,39 +5,23 @@
 # pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
 # pyright: reportReturnType=false, reportOperatorIssue=false
 
-from typing import Any
-
-import numpy as np
-import pandas as pd
-
-from .aggregate import SIZE_NAME, human
-from .ask import supervised_by
+from .aggregate import human
+from .budget_tables import budget_tables
 from .compute import ALL_ACCOUNTINGS
-from .fit import fit
-from .fitted import Fit
 from .gain_trends import TEACHER_LOSS, trends
-from .laws import law_named
-from .levels import FitError
 from .multiplier import Multiplier, multipliers
 from .reading import interval_text
 from .records import Table
 from .results import Results
-from .split import Split, split_budget
 from .teachers import best_teachers, gaps
-
-CHARGES = (
-    ("free", False, False),
-    ("its inference", True, False),
-    ("its training", False, True),
-    ("both", True, True),
-)
 
 
 def distillation_tables(results: Results) -> list[Table]:
     """Every question that the runs bear on; empty where no run was distilled beside a control."""
     if results.chosen["is_control"].all() or not results.chosen["is_control"].any():
         return []
-    made = (_worth(results), _trends(results), _gaps(results), _best(results), _splits(results))
+    made = (_worth(results), _trends(results), _gaps(results), _best(results))
+    made += tuple(budget_tables(results))
     return [table for table in made if table.rows or table.note]
 
 
@@ -141,85 +125,3 @@ def _best(results: Results) -> Table:
         ),
         rows=tuple(rows),
     )
-
-
-def _splits(results: Results) -> Table:
-    """A budget divided by the distillation law, where the runs can bear one."""
-    columns = (
-        *("recipe", "budget", "charged", "N", "D", "teacher N", "teacher D", "teacher's loss"),
-        *("loss", "no teacher", "student's share", "remarks"),
-    )
-    title = "Allocation of a budget"
-    rows, refused = [], []
-    taught = results.chosen[~results.chosen["is_control"].astype(bool)]
-    if TEACHER_LOSS not in taught or taught[TEACHER_LOSS].nunique() < 2:
-        return Table(title=title, note="", columns=columns, rows=())
-    for recipe in taught["recipe"].unique():
-        try:
-            law, found = fit_distillation(results, str(recipe))
-        except FitError as err:
-            refused.append(f"{recipe}: {str(err).partition('. Points alone')[0]}")
-            continue
-        budget = float(np.median(taught["flops_train_6nd"].astype(float)))
-        for flops in (budget, 10 * budget):
-            for name, inference, training in CHARGES:
-                split = split_budget(
-                    flops,
-                    lambda at, found=found, law=law: found.predict(at, law),
-                    dict(law.supervised),
-                    charges_inference=inference,
-                    charges_training=training,
-                )
-                rows.append((str(recipe), f"{flops:.2g}", name, *_split_cells(split, found)))
-    note = (
-        "By the distillation law fitted to these runs (C = 6ND + 2 N_T D + 6 N_T D_T where "
-        "charged): a law beyond its data is a guess."
-        if rows
-        else ""
-    )
-    if refused:
-        note = f"{note} The distillation law was not fitted. {'; '.join(refused)}.".strip()
-    return Table(title=title, note=note, columns=columns, rows=tuple(rows))
-
-
-def _split_cells(split: Split, found: Fit) -> tuple[str, ...]:
-    remarks = [f"{name} at the end of its range" for name in split.at_edge]
-    if found.unidentified:
-        remarks.append(f"not identified: {', '.join(found.unidentified)}")
-    return (
-        human(split.N),
-        human(split.D),
-        human(split.N_T),
-        human(split.D_T),
-        f"{split.L_T:.3f}",
-        f"{split.loss:.3f}",
-        f"{split.alone['loss']:.3f}",
-        f"{split.shares['student']:.0%}",
-        "; ".join(remarks),
-    )
-
-
-def fit_distillation(results: Results, recipe: str) -> tuple[Any, Fit]:
-    """The distillation law of one recipe, its students without a teacher by the controls' law.
-
-    Raises:
-        FitError: too few levels of sizes, tokens or teachers, for either of the two.
-    """
-    controls = results.chosen[results.chosen["is_control"].astype(bool)]
-    own = results.chosen[results.chosen["recipe"] == recipe]
-
-    def columns(runs: pd.DataFrame) -> dict[str, np.ndarray]:
-        return {
-            "N": runs[SIZE_NAME].to_numpy(dtype=float),
-            "D": runs["num_tokens"].to_numpy(dtype=float),
-        }
-
-    def losses(runs: pd.DataFrame) -> np.ndarray:
-        return runs[results.metric].to_numpy(dtype=float)
-
-    untaught = fit(
-        law_named("chinchilla_gamma"), columns(controls), losses(controls), with_profiles=False
-    )
-    law = supervised_by(law_named("distillation"), untaught)
-    at = {**columns(own), "L_T": own[TEACHER_LOSS].to_numpy(dtype=float)}
-    return law, fit(law, at, losses(own), with_profiles=False)

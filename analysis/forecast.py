@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .aggregate import SIZE_NAME, human
+from .ask import supervised_by
 from .bootstrap import bootstrap
 from .fit import fit
 from .fitted import Fit
@@ -145,20 +146,27 @@ def forecast(
     metric: str,
     num_resamples: int = 400,
     seed: int = 0,
+    untaught: Fit | None = None,
 ) -> Forecast:
     """Every law that the recipe's runs can bear, at the target.
 
     Args:
         runs: finished runs of this recipe: size, tokens, ``metric``, ``val/teacher_loss``.
+        untaught: the law of students without a teacher, which the distillation law builds on.
     """
     by_law, refused = [], {}
     surfaces = False
     given = runs[runs[metric].notna()]
     for name, columns, rows, at in _candidates(given, target, refused):
+        if not rows.any():
+            refused[name] = "no run tells its teacher's loss"
+            continue
         if name in SLICES and surfaces and rows.mean() < LEAST_SHARE:
             refused[name] = f"{rows.mean():.0%} of the runs are at the target's tokens"
             continue
         law = law_named(name)
+        if name == "distillation" and untaught is not None:
+            law = supervised_by(law, untaught)
         y = given[metric].to_numpy(dtype=float)[rows]
         try:
             found = fit(law, columns, y, with_profiles=False, seed=seed)

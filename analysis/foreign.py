@@ -27,6 +27,7 @@ OWN = {
     "recipe": "loss",
     "seed": "train.seed",
 }
+OWN_CURVE = ("val/loss", "tokens")
 NEEDED = ("N", "D", "loss")
 FACTS = {
     "C_infer": "flops_teacher_inference_exact",
@@ -34,7 +35,7 @@ FACTS = {
     "teacher": "teacher_id",
     "teacher_N": "teacher_num_params_non_embedding",
 }
-KNOWN = (*NEEDED, "C", "recipe", "seed", "lr", "teacher_loss", *FACTS)
+KNOWN = (*OWN, "lr", "teacher_loss", "curve", "curve_tokens", *FACTS)
 ENDED = {"FINISHED": "complete", "FAILED": "missing", "KILLED": "missing"}
 
 
@@ -60,7 +61,7 @@ def results_of(
     command: str,
     num_resamples: int = 200,
 ) -> Results:
-    """Analyse runs, each with run_id, state, params, metrics, tags, seconds.
+    """Analyse runs, each with run_id, state, params, metrics, tags, seconds, curves.
 
     Raises:
         SweepError: no run, a name that is mapped to nothing, or no finished run with a loss.
@@ -96,8 +97,33 @@ def results_of(
     )
     names = list(dict.fromkeys(key for row in rows for key in row))
     table = pd.DataFrame({key: typed([row.get(key) for row in rows]) for key in names})
-    learning = pd.DataFrame(columns=["run_id", "tokens", "val/loss"])
+    learning = _learning(runs, mapping)
     return analyse_table(plan, table, learning, "val/loss", num_resamples, _definitions(mapping))
+
+
+def curves_read(mapping: Mapping[str, str]) -> list[str]:
+    """The metrics of which every step is read: a loss during training, and its tokens if logged."""
+    final = mapping.get("loss", OWN["loss"])
+    usual = OWN_CURVE[0] if final == OWN["loss"] else final
+    return [mapping.get("curve", usual), mapping.get("curve_tokens", OWN_CURVE[1])]
+
+
+def _learning(runs: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> pd.DataFrame:
+    """Tokens and loss of every step that a run logged.
+
+    Where a run logged no tokens, its steps are taken to be equal and its last one its end.
+    """
+    loss, tokens = curves_read(mapping)
+    rows = []
+    for run in runs:
+        curve = run.get("curves", {}).get(loss, {})
+        seen = run.get("curves", {}).get(tokens) or {}
+        end, total = max(curve, default=0), _number(_value(run, mapping, "D"))
+        for step, value in sorted(curve.items()):
+            at = seen.get(step) if seen else step / end * total if end and total else None
+            if _number(at) and _number(value):
+                rows.append((run["run_id"], float(at), float(value)))
+    return pd.DataFrame(rows, columns=["run_id", "tokens", "val/loss"])
 
 
 def _definitions(mapping: Mapping[str, str]) -> dict[str, str]:

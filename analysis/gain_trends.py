@@ -20,9 +20,9 @@ from .compute import ACCOUNTINGS
 from .gains import LEAST_SIZES, crossing
 from .levels import SAME, levels_of
 from .results import Results
+from .taught import TEACHER_LOSS
 
 TEACHER_SIZE = "teacher_num_params_non_embedding"
-TEACHER_LOSS = "val/teacher_loss"
 RATIO = "student / teacher size"
 
 

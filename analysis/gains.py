@@ -56,7 +56,11 @@ def slope_of(
     None with fewer than three sizes that have pairs. Where pairs differ in tokens, the gain is
     also linear in log tokens, taken at its mean.
     """
-    pairs = paired_gain(runs, recipe, rival, metric)
+    return slope_of_pairs(paired_gain(runs, recipe, rival, metric), rival, num_params)
+
+
+def slope_of_pairs(pairs: pd.DataFrame, rival: str, num_params: float) -> Slope | None:
+    """The same of gains that are known: size, num_tokens and gain of each pair."""
     means = pairs.groupby([SIZE_NAME, "num_tokens"], as_index=False)["gain"].mean()
     if means[SIZE_NAME].nunique() < LEAST_SIZES:
         return None

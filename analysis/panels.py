@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from .aggregate import aggregate, human
+from .approaches_figure import optimal_size_figures
 from .axes import frame_y, number_axis, size_axis
 from .by_compute import loss_by_compute
 from .by_recipe import loss_by_recipe, quality_by_recipe
@@ -110,11 +111,13 @@ def learning_curves(results: Results) -> Drawn | None:
     shared_legend(figure, panels)
     title = "Learning curves"
     set_title(figure, title)
-    caption = (
-        f"{metric_label(results.metric).capitalize()} during training, one line per run, by "
-        f"evaluations on {_counts(results, 'eval_tokens_during_training')} tokens each; the tables "
-        f"hold the final evaluation, on {_counts(results, 'eval_tokens')} tokens, so the last "
-        "point of a curve is another number."
+    caption = f"{metric_label(results.metric).capitalize()} during training, one line per run"
+    during, final = (_counts(results, f"eval_tokens{s}") for s in ("_during_training", ""))
+    caption += (
+        f", by evaluations on {during} tokens each; the tables hold the final evaluation, on "
+        f"{final} tokens, so the last point of a curve is another number."
+        if during and final
+        else "; the tables hold the final evaluation, which may be another number than the last."
     )
     data = results.learning[["run_id", "series", "size", "seed", "tokens", results.metric]]
     return Drawn(name="learning_curves", title=title, caption=caption, figure=figure, data=data)
@@ -123,7 +126,7 @@ def learning_curves(results: Results) -> Drawn | None:
 def _counts(results: Results, name: str) -> str:
     """The token counts that runs of the figure evaluate on."""
     counts = sorted(set(results.learning[name].dropna().astype(int)))
-    return " or ".join(f"the first {count:,}" for count in counts) or "an unrecorded number of"
+    return " or ".join(f"the first {count:,}" for count in counts)
 
 
 @styled
@@ -152,6 +155,8 @@ def loss_by_param(results: Results, param: str) -> Drawn | None:
             group = group.sort_values("value")
             look = style[str(recipe)]
             bars += error_bars(axes, group, "value", metric, look, str(recipe))
+            if len(group) == 1:  # the lowest of one is no best value
+                continue
             lowest = group.loc[group[metric].idxmin()]
             axes.plot(
                 lowest["value"],
@@ -199,4 +204,5 @@ def draw_all(results: Results) -> list[Drawn]:
     first = ONE_SIZE if len(results.sizes) == 1 else BY_SIZE
     drawn = [verdict_forest(results), *(draw(results) for draw in (*first, *FIGURES))]
     drawn += [loss_by_param(results, param) for param in numeric_params(results)]
+    drawn += optimal_size_figures(results)
     return [figure for figure in drawn if figure is not None]

@@ -16,8 +16,11 @@ from .compute import ACCOUNTINGS
 from .finished import plain_runs
 from .fitted import versions
 from .forecast import LEVEL, Forecast, Target, forecast
+from .levels import FitError
 from .questions import far_outside
 from .recommend import Recommendation, recommend
+from .recommend_charged import recommend_charged
+from .taught import fit_untaught
 
 LIMIT = "interval leaves out the error of the laws themselves"
 StudentFlops = Callable[[float, float], tuple[float, float, str]]
@@ -96,10 +99,21 @@ def predict(
     by_recipe = {str(name): runs[runs["recipe"] == name] for name in names}
     plain = {name for name, own in by_recipe.items() if plain_runs(own).all()}
     free = Target(num_params=target.num_params, num_tokens=target.num_tokens)
-    forecasts = {
-        name: forecast(own, name, free if name in plain else target, metric, num_resamples)
-        for name, own in by_recipe.items()
-    }
+    untaught, lacking = None, ""
+    if target.teacher_loss is not None:
+        try:
+            untaught = fit_untaught(runs[plain_runs(runs)], metric)
+        except FitError as err:
+            lacking = str(err)
+
+    def at_target(name: str, own: pd.DataFrame) -> Forecast:
+        if name in plain:
+            return forecast(own, name, free, metric, num_resamples)
+        if lacking:
+            return Forecast(recipe=name, by_law=(), refused={"distillation": lacking})
+        return forecast(own, name, target, metric, num_resamples, untaught=untaught)
+
+    forecasts = {name: at_target(name, own) for name, own in by_recipe.items()}
     cost = {name: _cost(own, target, student_flops) for name, own in by_recipe.items()}
     charged = _charged(by_recipe, plain, forecasts, cost, target, metric, num_resamples)
     found = Prediction(
@@ -158,6 +172,16 @@ def _charged(
                 multiple = 1 + extra / own["flops_train_exact"]
                 at = Target(num_params=target.num_params, num_tokens=multiple * target.num_tokens)
                 found = forecast(by_recipe[control], control, at, metric, num_resamples)
+                advice = None
+                if found.best and target.teacher_loss is None:
+                    advice = recommend_charged(
+                        by_recipe[name],
+                        by_recipe[control],
+                        {name: forecasts[name], control: found},
+                        accounting,
+                        {name: target, control: at},
+                        metric,
+                    )
                 low, high = found.interval
                 ours = forecasts[name].interval
                 apart = bool(found.best) and (ours[1] < low or high < ours[0])
@@ -174,6 +198,7 @@ def _charged(
                         "ahead": None
                         if not apart
                         else (name if forecasts[name].loss < found.loss else control),
+                        "recommendation": advice.to_json() if advice else None,
                         "refused": "; ".join(found.refused.values()) if not found.best else None,
                     }
                 )
@@ -186,6 +211,12 @@ def _warnings(runs: pd.DataFrame, found: Prediction) -> list[str]:
     far = far_outside(found.decades)
     if far:
         said.append(f"the target {far.split(': ')[0]}: its {LIMIT}")
+    if found.target.teacher_loss is not None:
+        said.append(
+            "the distillation law builds on what students reach without a teacher, by the law of "
+            "these controls, whose own error its interval leaves out; what a teacher of this loss "
+            "costs is not known: costs are those of the dearest teacher of the runs"
+        )
     for one in found.forecasts.values():
         if one.best is None:
             why = "; ".join(f"{law}: {_short(reason)}" for law, reason in one.refused.items())

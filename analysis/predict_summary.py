@@ -86,7 +86,19 @@ def _charged(found: Prediction) -> list[str]:
             ]
         )
     head = ["equal compute", "control's tokens", "its loss", "95%, one more run", "ahead"]
-    return table(head, rows)
+    lines = table(head, rows)
+    for row in found.charged:
+        best = row["recommendation"]
+        if best is None:
+            continue
+        named = f"{row['recipe']} or {row['control']}, {labels[row['accounting']]}"
+        if best["recipe"] is not None:
+            lines.append(f"recommended of {named}: {best['recipe']}")
+            lines += [f"  + {check}" for check in best["checks"]]
+        else:
+            lines.append(f"none recommended of {named}, because")
+            lines += [f"  - {reason}" for reason in best["reasons"]]
+    return lines
 
 
 def _interval(pair: Any) -> str:

@@ -45,6 +45,9 @@ def recommend(
     runs: pd.DataFrame, forecasts: Mapping[str, Forecast], target: Target, metric: str
 ) -> Recommendation:
     """The recipe of lowest predicted loss at equal student tokens, if its rank is stable."""
+    if target.teacher_loss is not None:
+        why = "with a teacher that no run had, recipe and control follow laws that do not compare"
+        return Recommendation(first=None, recipe=None, reasons=(why,), checks=(), slopes=())
     known = {name: f for name, f in forecasts.items() if f.best}
     if len(known) < 2:
         why = "one recipe or none could be predicted, so there is nothing to rank"
@@ -54,11 +57,11 @@ def recommend(
     unknown = [name for name in forecasts if name not in known]
     if unknown:
         reasons.append(f"not predicted, so not ranked: {'; '.join(unknown)}")
-    _by_laws(known, first, reasons, checks)
+    by_laws(known, first, reasons, checks)
     for rival in (name for name in known if name != first):
         slope = slope_of(runs, first, rival, target.num_params, metric)
         slopes += [slope] if slope else []
-        _by_slope(slope, first, rival, reasons, checks)
+        by_slope(slope, first, rival, reasons, checks)
     _without_largest(runs, known, first, target, metric, reasons, checks)
     return Recommendation(
         first=first,
@@ -69,35 +72,35 @@ def recommend(
     )
 
 
-def _firsts(forecasts: Mapping[str, Forecast]) -> dict[str, str]:
+def firsts(forecasts: Mapping[str, Forecast]) -> dict[str, str]:
     """The recipe of lowest loss by each law that all of them share."""
-    firsts = {}
+    found = {}
     for law in dict.fromkeys(one.law for f in forecasts.values() for one in f.by_law):
         losses = {name: f.at(law) for name, f in forecasts.items()}
         if all(value is not None for value in losses.values()):
-            firsts[law] = min(losses, key=lambda name: losses[name] or np.inf)
-    return firsts
+            found[law] = min(losses, key=lambda name: losses[name] or np.inf)
+    return found
 
 
-def _by_laws(
+def by_laws(
     known: Mapping[str, Forecast], first: str, reasons: list[str], checks: list[str]
 ) -> None:
     """First by every law that two recipes or more share."""
-    firsts = _firsts(known)
-    others = {law: name for law, name in firsts.items() if name != first}
+    leads = firsts(known)
+    others = {law: name for law, name in leads.items() if name != first}
     if others:
         said = "; ".join(f"{name} by {law}" for law, name in others.items())
         reasons.append(f"laws disagree: {first} is first by the best law, but {said}")
-    elif len(firsts) < 2:
+    elif len(leads) < 2:
         reasons.append(
-            f"{len(firsts)} law could be fitted to every recipe, so no other can contradict it; "
+            f"{len(leads)} law could be fitted to every recipe, so no other can contradict it; "
             "add sizes (five for an offset) or token counts"
         )
     else:
-        checks.append(f"{first} is first by {', '.join(firsts)}")
+        checks.append(f"{first} is first by {', '.join(leads)}")
 
 
-def _by_slope(
+def by_slope(
     slope: Slope | None, first: str, rival: str, reasons: list[str], checks: list[str]
 ) -> None:
     """The gain is beyond zero at the target, along its slope."""
@@ -134,9 +137,9 @@ def _without_largest(
         name: forecast(kept[kept["recipe"] == name], name, target, metric, num_resamples=20)
         for name in known
     }
-    firsts = _firsts(again)
-    others = {law: name for law, name in firsts.items() if name != first}
-    if not firsts:
+    leads = firsts(again)
+    others = {law: name for law, name in leads.items() if name != first}
+    if not leads:
         reasons.append(
             f"without the largest size ({human(largest)}) too few runs are left to predict from"
         )

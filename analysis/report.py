@@ -20,7 +20,7 @@ from .records import Table, cost_table, fits_table, provenance, unfinished_table
 from .results import Results, analyse
 from .style import Drawn, as_svg, save
 from .table import write_table
-from .tables import best_tables, comparisons, settings_table
+from .tables import best_tables, comparisons, optimal_size_table, settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,14 @@ def write_results(results: Results, out_dir: Path) -> ReportFiles:
             old.unlink()
     table = write_table(results.runs, out_dir)
     paired = [t.assign(accounting=key) for key, t in results.paired.items() if len(t)]
-    asked = distillation_tables(results)
+    asked, optimal = distillation_tables(results), optimal_size_table(results)
     tables = {
         "settings": results.aggregated,
         "differences": pd.concat(paired) if paired else results.paired[ACCOUNTINGS[0].key],
         **{_file_name(t.title): pd.DataFrame(t.rows, columns=t.columns) for t in asked},
     }
+    if optimal.rows:
+        tables["compute_optimal_size"] = pd.DataFrame(optimal.rows, columns=optimal.columns)
     if results.verdicts:
         tables["verdicts"] = verdicts_frame(results)
     for name, own in tables.items():
@@ -143,6 +145,7 @@ def render(results: Results, figures: list[Drawn], questions: list[Table]) -> st
         questions=questions,
         definitions=results.definitions,
         fits=fits_table(results),
+        optimal=optimal_size_table(results),
         settings=settings_table(results),
         best=best_tables(results),
         verdicts=verdicts_table(results),

@@ -23,6 +23,7 @@ from .aggregate import (
 )
 from .compute import ALL_ACCOUNTINGS, compare, differences
 from .curves import Curve, curves_of
+from .optimal_size import OptimalSize, optimal_sizes
 from .table import STATUSES, Plan, load_curves, load_plan, load_runs
 from .verdicts import Verdict, judge
 
@@ -43,6 +44,7 @@ class Results:
         runs: every planned run, labelled; complete: those that finished;
         chosen: of these, the best learning rate of every setting (all where none was swept).
         compared, paired: per accounting, the differences by run and by series and size.
+        optimal: which size is best at equal compute, of the recipes that bear an answer.
         verdicts: on the claims of the sweep file, if it makes any.
         definitions: of N, D, C and loss, as the runs count them.
     """
@@ -58,6 +60,7 @@ class Results:
     paired: dict[str, pd.DataFrame]
     curves: tuple[Curve, ...]
     learning: pd.DataFrame
+    optimal: tuple[OptimalSize, ...]
     verdicts: tuple[Verdict, ...]
     definitions: dict[str, str]
 
@@ -140,6 +143,7 @@ def analyse_table(
         paired={key: differences(table) for key, table in compared.items()},
         curves=tuple(curves_of(chosen, compared, metric, num_resamples)),
         learning=learning.merge(chosen, on="run_id", suffixes=("", "_final")),
+        optimal=optimal_sizes(chosen, learning, metric, num_resamples),
         definitions={**DEFINITIONS, "loss": f"{metric}, nats per token", **(definitions or {})},
         verdicts=tuple(judge(plan.claims, runs)),
     )

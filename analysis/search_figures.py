@@ -19,7 +19,8 @@ from .results import Results
 from .style import PALETTE, Drawn, new_figure, set_title, shared_legend, styled, styles
 
 MAX_TEXTS = 8  # values named on one axis
-NOT_SET = "(not set)"  # of a run that lacks the axis, as a control does
+MAX_RECIPES = 8  # that a front tells apart by colour
+UNSET = -0.12  # where a setting stands that a run does not have
 # the lightest fifth of the map would not be seen on white
 COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
 
@@ -49,23 +50,24 @@ def parallel_coordinates(results: Results) -> Drawn | None:
                 textcoords="offset points",
                 fontsize=6,
                 va="center",
-                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+                bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.5},
+                zorder=6,
             )
     axes.grid(False)
     axes.set_xlim(-0.1, len(names) - 0.6)
-    axes.set_ylim(-0.05, 1.05)
+    axes.set_ylim(UNSET - 0.05 if (places < 0).any() else -0.05, 1.05)
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(FixedLocator(list(range(len(names)))))
     axes.set_xticklabels([name.replace(".", ".\n", 1) for name in names])
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, pad=0.01, extend="max")
     bar.set_label(metric_label(results.metric))
-    title = f"{len(runs)} runs over {len(names)} settings"
+    title = f"The search: {len(runs)} runs over {len(names)} settings"
     set_title(figure, title)
     caption = (
         "A line is a run, coloured by its loss (dark: low; the worst tenth share one colour); the "
-        "best is black. Numbers that span more than tenfold are on a logarithmic axis. Runs that "
-        "diverged or were pruned are not drawn."
+        "best is black. Numbers that span more than tenfold are on a logarithmic axis; 'unset' is "
+        "a setting that the run does not have. Runs that diverged or were pruned are not drawn."
     )
     data = runs[["run_id", *names, results.metric]]
     return Drawn(
@@ -86,7 +88,7 @@ def importance(results: Results) -> Drawn | None:
     axes.errorbar(table["share"], at, xerr=ends, fmt="none", ecolor="#222222", capsize=2)
     axes.plot(table["chance"], at, "|", color=PALETTE[1], markersize=11, label="95% of chance")
     axes.set_yticks(at, table["setting"])
-    axes.set_xlim(left=min(0.0, float(table["low"].min())))
+    axes.set_xlim(left=min(0.0, float(table["low"].min()) - 0.02))
     axes.set_xlabel("share of the variance of loss (omega squared)")
     shared_legend(figure, [axes])
     title = "What mattered in the search"
@@ -114,10 +116,12 @@ def pareto_front(results: Results) -> Drawn | None:
     best = front(values * signs)
     figure, (axes,) = new_figure(1, 1, 3.0, width=4.6)
     style = styles(results)
+    few = runs["recipe"].nunique() <= MAX_RECIPES
     for recipe, group in runs.groupby("recipe", sort=False):
-        colour, marker, _ = style[str(recipe)]
+        colour, marker, _ = style[str(recipe)] if few else ("#8a8a8a", "o", "")
         xy = group[names].to_numpy(dtype=float)
-        axes.plot(xy[:, 0], xy[:, 1], marker, color=colour, alpha=0.6, label=str(recipe))
+        label = str(recipe) if few else "run"
+        axes.plot(xy[:, 0], xy[:, 1], marker, color=colour, alpha=0.6, label=label)
     order = np.flatnonzero(best)[np.argsort(values[best, 0])]
     where = "post" if signs[0] > 0 else "pre"
     axes.step(
@@ -126,6 +130,8 @@ def pareto_front(results: Results) -> Drawn | None:
         where=where,
         color="black",
         linewidth=1.2,
+        marker="o",
+        markersize=4.5,
         zorder=4,
         label="front",
     )
@@ -154,7 +160,11 @@ def front(values: np.ndarray) -> np.ndarray:
 
 
 def _place(column: pd.Series) -> tuple[np.ndarray, list[float], list[str]]:
-    """Where each value stands on an axis from 0 to 1; and the places that are named, with names."""
+    """Where each value stands on an axis from 0 to 1; and the places that are named, with names.
+
+    A run without the setting stands below the axis, so that its line goes on.
+    """
+    unset = column.isna().to_numpy()
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         values = column.to_numpy(dtype=float)
         shown = np.unique(values[np.isfinite(values)])
@@ -165,9 +175,14 @@ def _place(column: pd.Series) -> tuple[np.ndarray, list[float], list[str]]:
             shown = shown[[0, -1]]
         span = high - low or 1.0
         at = [(float(scale(v)) - low) / span for v in shown]
-        return (scale(values) - low) / span, at, [human(float(v)) for v in shown]
-    texts = column.astype(str).fillna(NOT_SET)
-    names = sorted(texts.unique())
-    at = {name: k / max(len(names) - 1, 1) for k, name in enumerate(names)}
-    shown = names if len(names) <= MAX_TEXTS else [names[0], names[-1]]
-    return texts.map(at).to_numpy(dtype=float), [at[n] for n in shown], shown
+        places, names = (scale(values) - low) / span, [human(float(v)) for v in shown]
+    else:
+        texts = column.astype(str)
+        names = sorted(texts[~unset].unique())
+        by_name = {name: k / max(len(names) - 1, 1) for k, name in enumerate(names)}
+        places = texts.map(by_name).to_numpy(dtype=float)
+        names = names if len(names) <= MAX_TEXTS else [names[0], names[-1]]
+        at = [by_name[name] for name in names]
+    if unset.any():
+        places, at, names = np.where(unset, UNSET, places), [*at, UNSET], [*names, "unset"]
+    return places, at, names

@@ -65,6 +65,7 @@ def split_budget(
     num_params: float | None = None,
     num_params_teacher: tuple[float, float] = (1e6, 1e13),
     ratio: tuple[float, float] = (1.0, 1e4),
+    num: int = NUM,
 ) -> Split:
     """Search N, N_T and the tokens of both; the student takes what the teacher leaves.
 
@@ -72,6 +73,7 @@ def split_budget(
         supervised: parameters of the law of students, and teachers, without a teacher.
         num_params: the student's, if it is given; else it is searched too.
         num_params_teacher: the range of N_T; ratio: that of D_T / N_T.
+        num: places of the grid along each variable.
     """
     law = ChinchillaGamma()
 
@@ -84,7 +86,7 @@ def split_budget(
     best: dict[str, float] = {}
     for _ in range(ROUNDS):
         axes = [
-            np.unique(np.clip(np.linspace(m - h, m + h, NUM), least, most))
+            np.unique(np.clip(np.linspace(m - h, m + h, num), least, most))
             for m, h, least, most in zip(middle, half, low, high, strict=True)
         ]
         logs = [grid.ravel() for grid in np.meshgrid(*axes, indexing="ij")]

@@ -24,7 +24,8 @@ CONTROL_COLOUR = "#555555"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = ("o", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-MAX_NAMED = 12  # in a legend; one of more leaves the panels no room
+MAX_NAMED = 12  # in a legend; nobody tells more apart
+LEGEND_ROW_INCHES = 0.15
 RC: Any = {
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -192,6 +193,8 @@ def shared_legend(figure: Figure, panels: list[Axes]) -> None:
             order = [*order[: MAX_NAMED - 1], more]
         widest = max(len(name) for name in order) + 8  # 8: the handle and the gap, in letters
         columns = max(1, min(len(order), int(20 * figure.get_figwidth() / widest)))
+        more_rows = max(0, -(-len(order) // columns) - 2)  # panels keep their height
+        figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * more_rows)
         figure.legend(
             [found[name] for name in order], order, loc="outside lower center", ncols=columns
         )

@@ -8,7 +8,9 @@
 import numpy as np
 
 from .aggregate import SIZE_NAME, human
+from .approaches import disagreement
 from .compute import ALL_ACCOUNTINGS
+from .optimal_size import LEVEL, OptimalSize
 from .reading import interval_text
 from .records import Table
 from .results import Results
@@ -146,3 +148,44 @@ def best_tables(results: Results) -> list[Table]:
 
 def _multiple(value: float) -> str:
     return f"{value:.3g}x" if np.isfinite(value) else ""
+
+
+def optimal_size_table(results: Results) -> Table:
+    """The three approaches to the compute-optimal size side by side, and how far apart they are."""
+    rows, apart = [], []
+    for one in results.optimal:
+        most = float(one.ends.flops.max())
+        rows += [(one.recipe, *_approach_cells(one, k, most)) for k in range(len(one.approaches))]
+        for pair in disagreement(one.approaches, most, LEVEL):
+            words = {True: "intervals apart", False: "intervals meet", None: "no intervals"}
+            between = " against ".join(pair["between"])
+            apart.append(
+                f"{one.recipe}, {between}: a {pair['a_difference']:+.3f}, N "
+                f"{pair['N_ratio']:.2f} times as large; {words[pair['apart']]}."
+            )
+    defined = "; ".join(dict.fromkeys(one.definition for one in results.optimal))
+    note = f"N ~ C^a; C = 6ND; N: {defined}. Brackets: 95% by resampled runs. {' '.join(apart)}"
+    columns = ("recipe", "approach", "a [95%]", "at C", "best N [95%]", "D there", "remarks")
+    return Table(
+        title="Compute-optimal size",
+        note=note.strip() if rows else "",
+        columns=columns,
+        rows=tuple(rows),
+    )
+
+
+def _approach_cells(one: OptimalSize, which: int, flops: float) -> tuple[str, ...]:
+    found = one.approaches[which]
+    if found.refused:
+        return (found.name, "", "", "", "", f"refused: {found.refused}")
+    low, high = found.interval(LEVEL) or (np.nan, np.nan)
+    size, band = float(found.size(flops)), found.band(flops, LEVEL)
+    ends = "" if band is None else f" [{human(float(band[0][0]))}, {human(float(band[1][0]))}]"
+    return (
+        found.name,
+        interval_text(found.a, low, high),
+        f"{flops:.2g}",
+        human(size) + ends,
+        human(flops / 6 / size),
+        "; ".join(found.warnings),
+    )

@@ -32,13 +32,17 @@ def main(arguments: list[str]) -> None:
     objectives = [o for o in options.objectives.split(",") if o]
     if len(objectives) not in (0, 2):
         raise ConfigError(f"--objectives {options.objectives}: a front takes two metrics.")
-    from pdx.analysis.foreign import Reading, results_of  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.foreign import (  # pyright: ignore[reportMissingImports]
+        Reading,
+        curves_read,
+        results_of,
+    )
     from pdx.analysis.report import write_results  # pyright: ignore[reportMissingImports]
     from pdx.tracking import attach_to, runs_of
 
     env = _env(options)
     results = results_of(
-        runs_of(env, options.experiment),
+        runs_of(env, options.experiment, curves_read(mapping)),
         Reading(mapping=mapping, control=options.control, objectives=objectives),
         options.experiment,
         shlex.join(["pdx", "report", *arguments]),
@@ -80,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME=COLUMN,...",
         help="N, D and loss (and C, recipe, seed, lr, teacher, teacher_loss, teacher_N, C_infer, "
-        "C_train_teacher): the param, metric or tag that holds it; pdx's own need none",
+        "C_train_teacher; curve, curve_tokens: metrics of every step): the param, metric or tag "
+        "that holds it; pdx's own need none",
     )
     own.add_argument("--control", help="value of recipe that is the control, such as baseline")
     own.add_argument(

@@ -117,8 +117,10 @@ def experiment_link(env: Env) -> str:
     return f"/#/experiments/{connect(env)[1]}/runs?{TRAINING_VIEW}"
 
 
-def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
+def runs_of(env: Env, experiment: str, curves: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Every run of an experiment, whoever logged it: id, name, state, params, last metrics, tags.
+
+    Of metrics named in ``curves`` also every step's value, the last where a step was logged twice.
 
     Raises:
         TrackingError: no such store or experiment.
@@ -130,7 +132,7 @@ def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
         raise TrackingError(
             f"--experiment {experiment}: none of this name at {env.mlflow_uri}; known: {known}."
         )
-    runs, token = [], None
+    runs, token, history = [], None, client.get_metric_history
     while True:
         page = client.search_runs([found.experiment_id], max_results=1000, page_token=token)
         for run in page:
@@ -144,6 +146,11 @@ def runs_of(env: Env, experiment: str) -> list[dict[str, Any]]:
                     "params": dict(run.data.params),
                     "metrics": dict(run.data.metrics),
                     "tags": dict(run.data.tags),
+                    "curves": {
+                        name: {m.step: m.value for m in history(run.info.run_id, name)}
+                        for name in curves
+                        if name in run.data.metrics
+                    },
                 }
             )
         token = page.token
@@ -164,6 +171,24 @@ def attach_to(env: Env, run_id: str, files: Iterable[Path]) -> None:
         raise TrackingError(f"--attach {run_id}: no such run at {env.mlflow_uri}.") from err
     for path in files:
         client.log_artifact(run_id, str(path), "report")
+
+
+def attach_to_sweep(env: Env, sweep_id: str, files: Iterable[Path]) -> str | None:
+    """A sweep's report, made anew, under the sweep's parent run; why not, where there is none.
+
+    Creates no store: a report is also made where nothing was ever trained.
+    """
+    uri = env.mlflow_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return f"there is no {uri}"
+    try:
+        log = SweepLog(env, sweep_id)
+    except TrackingError as err:
+        return str(err)
+    if log.run_id is None:
+        return f"no run of {uri} is this sweep's parent"
+    log.attach(files)
+    return None
 
 
 def _key(key: str) -> str:

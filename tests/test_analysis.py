@@ -219,6 +219,23 @@ def test_recipe_takes_in_other_axes_and_leaves_out_size_seed_rate_and_tokens(
     assert roles(load_plan(sweep_dir)).recipe == ("loss", "signal.top_k", "signal")
 
 
+def test_a_text_that_a_teacher_made_is_no_control(tmp_path: Path) -> None:
+    sweep_dir, runs_dir = make_sweep(tmp_path, sizes={"s10k": 11_000}, controls={1: ("s10k",)})
+    path = sweep_dir / "plan.json"
+    raw = json.loads(path.read_text())
+    made, plain = (p for p in raw["points"] if p["params"]["loss"] == "none")
+    made["config"]["text"] = {"_target_": "pdx.texts.teacher_samples.TeacherSamples"}
+    plain["config"]["text"] = {"_target_": "pdx.texts.corpus.Corpus"}
+    for point in (made, plain):
+        point["role"] = "axis"
+        point["params"]["text"] = point["config"]["text"]["_target_"].split(".")[2]
+    path.write_text(json.dumps(raw))
+    labelled = label_runs(load_runs(sweep_dir, runs_dir), load_plan(sweep_dir))
+    is_control = labelled.set_index("run_id")["is_control"]
+    assert not is_control[made["run_id"]], "its text holds the teacher's word"
+    assert is_control[plain["run_id"]]
+
+
 # Paired differences and accountings
 
 

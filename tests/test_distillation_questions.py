@@ -1,5 +1,6 @@
 """The distillation questions on runs whose truth is known, and the law's own optimum."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.aggregate import Roles
+from pdx.analysis.aggregate import Roles, human
 from pdx.analysis.compute import ALL_ACCOUNTINGS, compare
-from pdx.analysis.distillation_tables import distillation_tables, fit_distillation
+from pdx.analysis.distillation_tables import distillation_tables
 from pdx.analysis.gain_trends import RATIO, TEACHER_LOSS, TEACHER_SIZE, trends
 from pdx.analysis.laws.chinchilla import ChinchillaGamma
 from pdx.analysis.laws.distillation import PAPER, Distillation
 from pdx.analysis.multiplier import multipliers
 from pdx.analysis.split import best_teacher_loss, split_budget
+from pdx.analysis.taught import fit_taught, fit_untaught
 from pdx.analysis.teachers import CANNOT_TELL, best_teachers, gap
 
 SIZE = "num_params_non_embedding"
@@ -163,7 +165,10 @@ def test_the_best_teacher_is_sure_only_where_its_lead_is() -> None:
     assert sure.teacher.startswith("mid") and str(sure.next_teacher).startswith("low")
     assert sure.is_sure and sure.behind.mean == pytest.approx(0.1, abs=0.01)
     assert not best_teachers(results(rows, noise=0.3))[0].is_sure
-    charged = [b for b in best_teachers(results(rows)) if "inference charged" in b.within]
+    rows[1]["loss"] = 2.5
+    free, *rest = best_teachers(results(rows))
+    charged = [b for b in rest if "inference charged" in b.within]
+    assert free.teacher.startswith("big"), "where nothing is charged nothing is over the budget"
     assert charged and all(not b.teacher.startswith("big") for b in charged), "over the budget"
 
 
@@ -243,19 +248,50 @@ def test_tables_hold_every_question_and_say_what_is_missing() -> None:
     assert distillation_tables(results([plain(1e7, 1e8, 3.0)])) == []
 
 
-def test_a_budget_is_split_by_a_law_fitted_to_the_runs() -> None:
+def taught_runs(noise: float) -> Any:
+    """Runs by the paper's law, of four sizes, three ratios of tokens and four teachers."""
     law, rows = ChinchillaGamma(), []
-    supervised = dict(PAPER)
     for n in (2e8, 6e8, 2e9, 6e9):
         for m in (10, 40, 160):
             at = {"N": np.array([n]), "D": np.array([m * n])}
-            rows.append(plain(n, m * n, float(law.predict(supervised, at)[0])))
+            rows.append(plain(n, m * n, float(law.predict(dict(PAPER), at)[0])))
             for name, (_, teacher_loss) in TEACHERS.items():
                 loss = paper({**at, "L_T": np.array([teacher_loss])})[0]
                 rows.append(taught(n, m * n, float(loss), name))
-    found = results(rows, noise=0.0, seeds=1)
-    _, fitted = fit_distillation(found, "kd")
-    assert fitted.rms_log_residual < 1e-3
-    (table,) = (t for t in distillation_tables(found) if t.title == "Allocation of a budget")
-    assert len(table.rows) == 8 and table.columns[2] == "charged"
-    assert {row[2] for row in table.rows} == {"free", "its inference", "its training", "both"}
+    return results(rows, noise=noise, seeds=1)
+
+
+def test_a_budget_is_split_by_a_law_fitted_to_the_runs() -> None:
+    found = taught_runs(noise=0.002)
+    of = found.chosen.groupby("recipe")
+    _, fitted = fit_taught(
+        of.get_group("kd"), fit_untaught(of.get_group("none"), "val/loss"), "val/loss"
+    )
+    assert fitted.rms_log_residual < 2e-3
+    *_, split, best = distillation_tables(found)
+    assert (split.title, best.title) == ("Allocation of a budget", "Best teacher by the law")
+    assert len(split.rows) == 8 and split.columns[2] == "charged"
+    assert {row[2] for row in split.rows} == {"free", "its inference", "its training", "both"}
+    budget = float(np.median(found.chosen.query("recipe == 'kd'")["flops_train_6nd"]))
+    for row in split.rows[:4]:
+        truth = split_budget(
+            budget,
+            paper,
+            dict(PAPER),
+            charges_inference=row[2] in ("its inference", "both"),
+            charges_training=row[2] in ("its training", "both"),
+        )
+        if row[2] in ("free", "its inference"):
+            assert "no teacher tried was so" in row[12], "a better one would always be better"
+            continue
+        value, low, high = (float(v) for v in re.findall(r"[\d.]+", row[8]))
+        assert low <= value <= high and value == pytest.approx(truth.loss, rel=0.01)
+        assert 0.99 * low < truth.loss < 1.01 * high and "no teacher" not in row[12]
+        assert row[11].startswith("yes" if truth.pays else "no"), row
+    for row in best.rows:
+        value, low, high = (float(v) for v in re.findall(r"[\d.]+", row[3]))
+        num = float(row[1])
+        if row[2] != human(40 * num):
+            continue
+        truth, _ = best_teacher_loss(paper, num, 40 * num)
+        assert low <= value <= high and (value == pytest.approx(truth, rel=0.1) or row[5])

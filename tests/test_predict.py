@@ -6,6 +6,7 @@ Chinchilla points are the public data set of `../shared/data/laws`, whose SOURCE
 """
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ import pytest
 from pdx.analysis.finished import of_teacher, read_runs, usual_tokens
 from pdx.analysis.forecast import Target, forecast
 from pdx.analysis.gains import crossing, slope_of
+from pdx.analysis.laws import law_named
+from pdx.analysis.laws.chinchilla import ChinchillaGamma
+from pdx.analysis.laws.distillation import Distillation
 from pdx.analysis.predict import Prediction, predict
 from pdx.analysis.predict_summary import summary
 from pdx.analysis.recommend import recommend
@@ -109,6 +113,8 @@ def test_a_clear_and_steady_gain_is_recommended_and_priced() -> None:
     for recipe, gain in {"plain": 0.0, "good": 0.2, "poor": 0.05}.items():
         low, high = found.forecasts[recipe].interval
         assert low < truth - gain < high
+        for law in found.forecasts[recipe].by_law:  # one more run scatters, the mean does not
+            assert law.interval[1] - law.interval[0] > law.curve[1] - law.curve[0]
     assert found.cost["good"]["flops_train_exact"] == 6 * 1e9 * 2e10
     assert "recommended at equal student tokens: good" in summary(found)
 
@@ -183,6 +189,85 @@ def test_with_the_teacher_charged_the_control_may_train_longer(demo: pd.DataFram
     assert inference["control_tokens"] == pytest.approx(TOKENS * (1 + extra))
     assert training["control_loss"] < inference["control_loss"]
     assert training["decades_beyond"]["D"] > inference["decades_beyond"]["D"] == 0
+
+
+def test_a_teacher_that_no_run_had_is_predicted_by_these_controls() -> None:
+    """Students without a teacher are not the paper's: an L_S of its table 6 would be far off."""
+    own = {"E": 1.5, "A": 900.0, "B": 3000.0, "alpha": 0.33, "beta": 0.35, "gamma": 0.8}
+    shape = {"A": 900.0, "B": 3000.0, "alpha": 0.33, "beta": 0.35, "gamma": 0.8}
+    shape |= {"c0": 1.5, "c1": 30.0, "f1": 0.2, "d1": 1.3}
+    law, rng, rows = Distillation(tuple(own.items())), np.random.default_rng(0), []
+
+    def loss(n: float, d: float, teacher: float | None) -> float:
+        at = {"N": np.array([n]), "D": np.array([d])}
+        if teacher is None:
+            return float(ChinchillaGamma().predict(own, at)[0])
+        return float(law.predict(shape, {**at, "L_T": np.array([teacher])})[0])
+
+    for n in (1e7, 4e7, 1.6e8, 6.4e8):
+        for d in (2e8, 1e9, 5e9):
+            for teacher in (None, 2.2, 2.5, 2.8, 3.1):
+                usual = {"recipe": "kd" if teacher else "plain", "seed": "0", SIZE: n}
+                usual |= {"is_control": teacher is None, "num_tokens": d}
+                usual |= {"val/teacher_loss": teacher, "teacher_id": str(teacher)}
+                usual |= {"flops_teacher_inference_exact": 1e9 * d * bool(teacher)}
+                rows.append({**usual, METRIC: loss(n, d, teacher) + 0.002 * rng.normal()})
+    runs = pd.DataFrame(rows)
+    target = Target(num_params=3e8, num_tokens=2e9, teacher_loss=2.35)
+    found = predict(runs, target, "made", METRIC, flops_6nd, num_resamples=100)
+    kd = found.forecasts["kd"]
+    assert kd.best is not None and kd.best.law == "distillation", kd.refused
+    low, high = kd.interval
+    assert low < loss(3e8, 2e9, 2.35) < high and (high - low) / kd.loss < 0.1
+    assert kd.best.fit.supervised is not None
+    assert kd.best.fit.supervised["E"] == pytest.approx(1.5, abs=0.15), "the controls', not table 6"
+    assert any("by the law of these controls" in text for text in found.warnings)
+    assert "laws that do not compare" in found.recommendation.reasons[0]
+    unknown = runs.assign(**{"val/teacher_loss": np.nan})
+    mute = predict(unknown, target, "made", METRIC, flops_6nd, num_resamples=100).forecasts["kd"]
+    assert "no run tells its teacher's loss" in mute.refused["distillation"]
+
+    few = runs[~runs["is_control"] | (runs["num_tokens"] == 1e9)]
+    taught = predict(few, target, "made", METRIC, flops_6nd, num_resamples=100).forecasts["kd"]
+    assert taught.best is None and "students without a teacher" in taught.refused["distillation"]
+
+
+@pytest.mark.parametrize(("gain", "best"), [(0.5, "kd"), (0.0, "plain"), (0.16, None)])
+def test_with_the_teacher_charged_the_better_use_of_compute_is_named_if_it_is_sure(
+    gain: float, best: str | None
+) -> None:
+    """The teacher's passes cost as much as the student: the control may have twice the tokens."""
+    law, rng, rows = law_named("chinchilla"), np.random.default_rng(0), []
+    truth = {"E": 1.7, "A": 60.0, "B": 200.0, "alpha": 0.3, "beta": 0.3}
+    for num in (1e6, 3e6, 1e7, 3e7, 1e8):
+        for tokens in (2e7, 4e7, 8e7, 1.6e8):
+            at = {"N": np.array([num]), "D": np.array([tokens])}
+            plain = float(law.predict(truth, at)[0])
+            for seed, recipe in product("012", ("plain", "kd")):
+                flops = 6 * num * tokens
+                usual = {"recipe": recipe, "seed": seed, "is_control": recipe == "plain"}
+                usual |= {SIZE: num, "num_tokens": tokens, "flops_train_exact": flops}
+                usual["flops_teacher_inference_exact"] = flops * (recipe == "kd")
+                usual["teacher_id"] = "t" if recipe == "kd" else None
+                loss = plain - gain * (recipe == "kd") + 0.002 * rng.normal()
+                rows.append({**usual, METRIC: loss})
+    runs = pd.DataFrame(rows)
+    runs = runs[(runs["recipe"] == "plain") | (runs["num_tokens"] < 1e8)]
+    target = Target(num_params=5e7, num_tokens=8e7)
+    found = predict(runs, target, "made", METRIC, flops_6nd, num_resamples=100)
+    inference = found.charged[0]
+    assert inference["accounting"] == "teacher_inference"
+    advice = inference["recommendation"]
+    assert advice["recipe"] == best, advice
+    said = summary(found)
+    if best is None:
+        assert advice["reasons"] and "none recommended of kd or plain" in said
+    else:
+        assert len(advice["checks"]) == 4 and "recommended of kd or plain, +" in said
+    few = runs[(runs["recipe"] == "kd") | (runs["num_tokens"] < 3e7) | (runs[SIZE] < 5e6)]
+    unsure = predict(few, target, "made", METRIC, flops_6nd, num_resamples=100).charged[0]
+    assert unsure["recommendation"]["recipe"] is None
+    json.dumps(found.to_json())
 
 
 def test_the_crossing_holds_the_truth_as_often_as_it_says() -> None:

@@ -10,10 +10,14 @@ from browser import CHROMIUM, Browser
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
-from pdx.analysis.foreign import Reading, results_of
+from pdx.analysis.foreign import Reading, curves_read, results_of
 from pdx.analysis.importance import importances
+from pdx.analysis.laws import law_named
 from pdx.analysis.panels import draw_all
+from pdx.analysis.report import write_results
 from pdx.analysis.search_figures import front, pareto_front
+from pdx.analysis.style import new_figure, shared_legend
+from pdx.analysis.tables import optimal_size_table
 from pdx.cli import main
 from pdx.errors import SweepError
 
@@ -77,6 +81,67 @@ def test_foreign_runs_are_compared_fitted_and_defined() -> None:
     )
     assert results.definitions["N"] == "params, as logged" and "6 N D" in results.definitions["C"]
     assert results.curves[0].drawn is not None
+
+
+def test_curves_are_read_by_their_tokens_or_else_by_their_steps() -> None:
+    runs = ladder()[:4]
+    for one in runs:
+        one["curves"] = {"eval_loss": {100: 4.0, 200: 3.0, 400: float("nan")}}
+    tokens = int(runs[0]["params"]["tokens"])
+    by_step = read(runs).learning
+    assert by_step["tokens"].tolist() == [tokens / 4, tokens / 2] * 4
+    assert by_step["val/loss"].tolist() == [4.0, 3.0] * 4
+    for one in runs:
+        one["curves"]["tokens"] = {100: 7.0, 200: 9.0}
+    assert read(runs).learning["tokens"].tolist() == [7.0, 9.0] * 4
+    assert "learning_curves" in {figure.name for figure in draw_all(read(runs))}
+    assert curves_read({}) == ["val/loss", "tokens"], "as pdx logs them"
+    assert curves_read({"loss": "eval_loss", "curve": "dev"}) == ["dev", "tokens"]
+
+
+def test_a_ladder_with_curves_is_read_by_all_three_approaches(tmp_path: Path) -> None:
+    law = {"E": 1.8, "A": 480.0, "B": 8000.0, "alpha": 0.33, "beta": 0.42}
+    chinchilla, rng, runs = law_named("chinchilla"), np.random.default_rng(0), []
+    best = (0.33 * 480 / (0.42 * 8000)) ** (1 / 0.75)
+    for flops in np.geomspace(1e19, 1e21, 4):
+        for factor in np.geomspace(0.2, 5, 7):
+            size = best * (flops / 6) ** 0.56 * factor
+            shares = np.array([0.1, 0.2, 0.4, 0.7, 1.0])
+            at = {"N": np.full(5, size), "D": shares * flops / 6 / size}
+            losses = chinchilla.predict(law, at) * np.exp(0.001 * rng.normal(size=5))
+            params = {"params": size, "tokens": at["D"][-1], "method": "baseline", "seed": 0}
+            one = run(len(runs), params, {"eval_loss": losses[-1]})
+            one["curves"] = {"eval_loss": dict(zip(range(1, 6), losses, strict=True))}
+            one["curves"]["tokens"] = dict(zip(range(1, 6), at["D"], strict=True))
+            runs.append(one)
+    results = read(runs)
+    (found,) = results.optimal
+    for approach in found.approaches:
+        assert not approach.refused and approach.a == pytest.approx(0.56, abs=0.04)
+    (row, *_) = optimal_size_table(results).rows
+    assert row[:2] == ("baseline", "1 envelope")
+    assert "before the end of their schedule" in row[-1], "its curves are checkpoints"
+    (drawn,) = (f for f in draw_all(results) if f.name == "optimal_size")
+    kinds = drawn.data["what"].value_counts()
+    assert kinds["curves"] == 5 * 28 and kinds["runs"] == 28 and kinds["optimum by 2 isoFLOP"] == 4
+    files = write_results(results, tmp_path)
+    assert "<h2>Compute-optimal size</h2>" in files.html.read_text()
+    assert "compute_optimal_size.csv" in {path.name for path in files.tables}
+
+
+def test_ends_of_runs_at_several_tokens_are_curves_without_a_schedule_to_doubt() -> None:
+    law, runs = {"E": 1.8, "A": 480.0, "B": 8000.0, "alpha": 0.33, "beta": 0.42}, []
+    for size in np.geomspace(3e7, 1e10, 10):
+        for tokens in size * np.geomspace(2, 300, 8):
+            at = {"N": np.array([size]), "D": np.array([tokens])}
+            loss = float(law_named("chinchilla").predict(law, at)[0])
+            params = {"params": size, "tokens": tokens, "method": "baseline", "seed": 0}
+            runs.append(run(len(runs), params, {"eval_loss": loss}))
+    (found,) = read(runs).optimal
+    first, second, third = found.approaches
+    assert first.warnings == () and first.a == pytest.approx(0.56, abs=0.03)
+    assert "budgets" in second.refused and third.a == pytest.approx(0.56, abs=1e-3)
+    assert read(ladder()).optimal == (), "one ratio of tokens bears no approach"
 
 
 def test_runs_that_failed_or_have_no_number_are_counted_and_kept_out() -> None:
@@ -162,6 +227,29 @@ def test_a_search_with_two_objectives_is_drawn_whole(tmp_path: Path) -> None:
     assert pareto_front(read(search())) is None
 
 
+def test_a_run_without_a_setting_keeps_its_line() -> None:
+    runs = search()
+    for one in runs[::2]:
+        del one["params"]["top_k"]
+    (drawn,) = (f for f in draw_all(read(runs)) if f.name == "parallel_coordinates")
+    axes = drawn.figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    assert len(lines) == 61, "every run, and the best again"
+    assert all(np.isfinite(line.get_ydata().astype(float)).all() for line in lines)
+    below = [line for line in lines if (line.get_ydata() < 0).any()]
+    assert 30 <= len(below) <= 31 and "unset" in {text.get_text() for text in axes.texts}
+
+
+def test_a_long_legend_takes_nothing_from_the_panels() -> None:
+    figure, (axes,) = new_figure(1, 1, 3.0, width=4.6)
+    for k in range(20):
+        axes.plot([0, 1], [k, k], label=f"a recipe of so many words that it has a row: {k}")
+    shared_legend(figure, [axes])
+    figure.draw_without_rendering()
+    assert axes.get_window_extent().height > 1.5 * figure.dpi
+    assert len(figure.legends[0].get_texts()) == 12
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MlflowClient, str]:
     """The report of an MLflow experiment that pdx did not write, by the command, attached."""
@@ -175,8 +263,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MlflowClient
         params = [Param(name, value) for name, value in one["params"].items()]
         metrics = [Metric("eval_loss", one["metrics"]["eval_loss"], 0, 0)]
         client.log_batch(made.info.run_id, params=params, metrics=metrics)
+        for step in (1, 2):  # a curve, of which the last value is the final one
+            client.log_metric(made.info.run_id, "dev", 9.0 - step, step=step)
         client.set_terminated(made.info.run_id)
-    mapping = ",".join(f"{ours}={theirs}" for ours, theirs in MAP.items())
+    mapping = ",".join(f"{ours}={theirs}" for ours, theirs in {**MAP, "curve": "dev"}.items())
     arguments = ["--experiment", "ladder", "--map", mapping, "--control", "baseline"]
     arguments += ["--tracking-uri", uri, "--out", str(root / "out"), "--attach", parent]
     assert main(["report", *arguments, "--resamples", "20"]) == 0
@@ -193,6 +283,8 @@ def test_any_mlflow_experiment_gets_a_report_attached_to_its_parent(
     text = (out / "report.html").read_text()
     assert "pdx report --experiment ladder" in text and "params, as logged" in text
     assert len(pd.read_parquet(out / "runs.parquet")) == 20
+    curves = pd.read_csv(out / "figures" / "learning_curves.csv")
+    assert len(curves) == 40 and set(curves["val/loss"]) == {8.0, 7.0}, "every step of every run"
     assert "(1 without N or D left out)" in text, "the parent has no numbers"
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ from pdx.env import Env
 from pdx.errors import TrackingError
 from pdx.files import locked, read_json, write_json
 from pdx.paths import conf_dir
-from pdx.tracking import RunLog, SweepLog, connect, log_teacher
+from pdx.tracking import RunLog, SweepLog, attach_to_sweep, connect, log_teacher
 
 __all__ = ["finished"]
 
@@ -95,6 +96,19 @@ def test_artifacts_are_the_config_and_our_own_figures(finished: Shell, client: M
     assert "report.html" in attached
     assert [name for name in attached if name.endswith((".png", ".svg"))], "the figures"
     assert {"report.html", "runs.parquet"} <= attached, sorted(attached)
+
+
+def test_a_report_made_by_hand_is_attached_where_the_sweep_is(finished: Shell, env: Env):
+    (parent,) = finished.mlflow_runs(KIND("sweep"))
+    html = Path(parent.info.artifact_uri.removeprefix("file://")) / "report" / "report.html"
+    before = html.stat().st_mtime_ns
+    said = finished.pdx("report", "sweep=tiny").stdout
+    assert html.stat().st_mtime_ns > before and "not attached" not in said
+
+    assert "there is no sqlite" in (attach_to_sweep(env, "tiny", [html]) or "")
+    assert not Path(env.mlflow_uri.removeprefix("sqlite:///")).exists(), "it makes no store"
+    here = replace(env, outputs=str(finished.out))
+    assert "is this sweep's parent" in (attach_to_sweep(here, "another-cpu-0", [html]) or "")
 
 
 def test_the_data_is_a_dataset_of_each_run(finished: Shell):

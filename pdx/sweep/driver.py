@@ -53,7 +53,12 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         return None
     if sweeper.action == "report":
         plan.save(directory)
-        print(f"report: {report(plan, env)[0]}")
+        from pdx.tracking import attach_to_sweep
+
+        html, files = report(plan, env)
+        print(f"report: {html}")
+        if why_not := attach_to_sweep(env, plan.sweep_id, files):
+            print(f"not attached to MLflow: {why_not}")
         return None
     check_launcher(sweeper.config, env)
     if sweeper.action == "worker":
