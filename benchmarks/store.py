@@ -230,7 +230,7 @@ def section(result: dict[str, Any]) -> str:
             "",
             harness.table(HEADER, grown),
             "",
-            f"Growth with what is kept of each position, V={MARK:,}:",
+            f"Growth with what is kept of each position, V={MARK:,} (`sampled` with its argmax):",
             "",
             harness.table(HEADER, lines_of(result["by_k"])),
             "",
