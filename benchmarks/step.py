@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--case", nargs=2, metavar=("SHAPE", "KIND"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(run_case(*args.case, args.device)))

@@ -166,7 +166,7 @@ def by_k(logits_NV: torch.Tensor, repeats: int) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", help="not used: bytes are made on the CPU")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"window": WINDOW, "by_vocabulary": {}}
