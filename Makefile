@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-install test-cluster check bench bench-gpu format clean
+.PHONY: demo test test-slow test-install test-cluster check bench bench-gpu bench-sweeps format clean
 
 # Install the tested set of versions, then pdx itself, editable.
 $(STAMP): pyproject.toml constraints.txt
@@ -35,11 +35,14 @@ check: $(STAMP)  ## linters and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(STAMP)  ## every figure of benchmarks/README.md, on the CPU
-	set -e; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+bench: $(STAMP)  ## store, loss and step against their peers, on the CPU
+	set -e; for name in store capture growth loss step; do $(BIN)/python benchmarks/$$name.py; done
 
-bench-gpu: $(STAMP)  ## the same on a GPU
-	set -e; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script --device cuda; done
+bench-gpu: $(STAMP)  ## what a GPU changes of it, and many students on one
+	set -e; for name in capture loss step students; do $(BIN)/python benchmarks/$$name.py --device cuda; done
+
+bench-sweeps: $(STAMP)  ## sweeps, fits of laws, many students in a process: half an hour
+	set -e; for name in students fit scale sweep; do $(BIN)/python benchmarks/$$name.py; done
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

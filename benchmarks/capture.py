@@ -1,16 +1,16 @@
-"""Capture against the teacher's bare forward pass: seconds of CPU and of the clock, interleaved."""
+"""Capture against the teacher's bare forward pass: CPU time, interleaved, as ratios."""
 
 import argparse
-import json
 import os
 import tempfile
 import time
-from datetime import date
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import harness
 import numpy as np
 import torch
 
@@ -25,36 +25,64 @@ from pdx.store.ranks import write_ranks
 from pdx.store.reader import MANIFEST, Store
 from pdx.store.writer import capture
 
-HERE = Path(__file__).parent
 SEQ_LEN, TOKENS, BATCH_TOKENS = 256, 4_096, 1_024
+# Width, layers, vocabulary; the larger ones are for a GPU.
 TEACHERS = {
-    "1M, V=4,096": (128, 4, 4_096),
-    "6M, V=16,384": (256, 6, 16_384),
+    "cpu": {
+        "1M, V=4,096": (128, 4, 4_096),
+        "6M, V=16,384": (256, 6, 16_384),
+        "25M, V=16,384": (512, 8, 16_384),
+    },
+    "cuda": {
+        "85M, V=32,768": (768, 12, 32_768),
+        "1.2B, V=128,256": (2_048, 24, 128_256),
+    },
 }
-COMMON = {"temperatures": [1.0], "shard_tokens": 2_048}
+COMMON = {"temperatures": [1.0], "shard_tokens": 2_048, "recorded": [], "hidden_layers": []}
+HIDDEN = COMMON | {"hidden_layers": [-1]}
 KINDS = {
     "topk(50)": TopKStore(top_k=50, top_p=1.0, **COMMON),
+    "topk(50) + hidden states": TopKStore(top_k=50, top_p=1.0, **HIDDEN),
     "sampled(50)": SampledStore(num_draws=50, seed=0, **COMMON),
     "head_sampled(8+16)": HeadSampledStore(top_k=8, num_draws=16, seed=0, **COMMON),
 }
+GOAL = 0.95
 
 
 class RandomWindows:
-    """Windows of random ids."""
+    """Windows of random ids, each made when it is asked for."""
 
-    num_windows = TOKENS // SEQ_LEN
-    seq_len = SEQ_LEN
+    document_mask = False
 
-    def __init__(self, vocab_size: int) -> None:
-        rng = np.random.default_rng(0)
-        self._ids = rng.integers(0, vocab_size, (self.num_windows, SEQ_LEN + 1))
+    def __init__(self, vocab_size: int, num_windows: int, seq_len: int) -> None:
+        self.vocab_size, self.num_windows, self.seq_len = vocab_size, num_windows, seq_len
 
     def ids(self, index_B: np.ndarray) -> np.ndarray:
-        return self._ids[index_B]
+        place = index_B[:, None] * (self.seq_len + 1) + np.arange(self.seq_len + 1)
+        return (place * 2_654_435_761 >> 7) % self.vocab_size
 
     def batch(self, index_B: np.ndarray) -> Batch:
         ids = torch.from_numpy(self.ids(index_B))
         return Batch(ids[:, :-1], ids[:, 1:], torch.ones_like(ids[:, 1:], dtype=torch.bool), None)
+
+
+def teacher_of(
+    width: int, layers: int, vocab_size: int, seq_len: int, device: torch.device
+) -> FrozenTeacher:
+    """A teacher of random weights; bfloat16 on a GPU."""
+    model = Llama(
+        hidden_size=width,
+        ffn_size=3 * width,
+        num_layers=layers,
+        num_heads=width // 32,
+        num_kv_heads=width // 32,
+        tie_embeddings=False,
+        rope_theta=10_000.0,
+        init_std=0.02,
+    ).init(vocab_size, seq_len, 0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = model.to(device, dtype).eval().requires_grad_(False)
+    return FrozenTeacher(model, head_of(model, vocab_size), device)
 
 
 @torch.no_grad()
@@ -62,9 +90,11 @@ def bare(teacher: FrozenTeacher, windows: RandomWindows) -> None:
     """Every logit once, and nothing kept."""
     size = chunk_size(teacher.head.vocab_size)
     for index_B in np.split(np.arange(windows.num_windows), TOKENS // BATCH_TOKENS):
-        hidden_ND = teacher.hidden(windows.batch(index_B))
+        hidden_ND = teacher.hidden(windows.batch(index_B).to(teacher.device))
         for start in range(0, len(hidden_ND), size):
             teacher.logits(hidden_ND[start : start + size])
+    if teacher.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def captured(kind: Any, teacher: FrozenTeacher, windows: RandomWindows, vocab_size: int) -> None:
@@ -73,65 +103,68 @@ def captured(kind: Any, teacher: FrozenTeacher, windows: RandomWindows, vocab_si
         directory = Path(name)
         write_json(directory / MANIFEST, {"of": "a benchmark"})
         write_ranks(directory, np.arange(vocab_size))
-        per_shard = kind.shard_tokens // SEQ_LEN
-        layout = Layout(windows.num_windows, per_shard, SEQ_LEN, tuple(kind.temperatures))
+        per_shard, layers = kind.shard_tokens // SEQ_LEN, tuple(kind.hidden_layers)
+        layout = Layout(windows.num_windows, per_shard, SEQ_LEN, tuple(kind.temperatures), layers)
         store = Store(directory, kind, layout, vocab_size)
         size = kind.bytes_per_token(vocab_size)
         batch = BATCH_TOKENS // SEQ_LEN
         capture(store, windows, teacher, windows.num_windows, batch, size)  # type: ignore[arg-type]
 
 
-def timed(work: Any, *arguments: Any) -> tuple[float, float]:
-    """Seconds of CPU, all threads, and of the clock."""
-    cpu, clock = time.process_time(), time.perf_counter()
+def timed(device: str, work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+    """CPU seconds of all threads; of the clock on a GPU, whose machine must be quiet."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    began = clock()
     work(*arguments)
-    return time.process_time() - cpu, time.perf_counter() - clock
+    return {"seconds": clock() - began}
+
+
+def measure(name: str, device: str, repeats: int) -> harness.Measured:
+    """Bare and each kind in turn."""
+    width, layers, vocab_size = TEACHERS[device][name]
+    teacher = teacher_of(width, layers, vocab_size, SEQ_LEN, torch.device(device))
+    windows = RandomWindows(vocab_size, TOKENS // SEQ_LEN, SEQ_LEN)
+    found: harness.Measured = {kind: [] for kind in ("bare", *KINDS)}
+    bare(teacher, windows)  # kernels are chosen, memory is taken
+    for _ in range(repeats):
+        found["bare"].append(timed(device, bare, teacher, windows))
+        for kind_name, kind in KINDS.items():
+            spent = timed(device, captured, kind, teacher, windows, vocab_size)
+            found[kind_name].append(spent)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "capture.json")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=tuple(TEACHERS))
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"date": date.today().isoformat(), "torch": torch.__version__}
-    for name, (width, layers, vocab_size) in TEACHERS.items():
-        heads = width // 32
-        model = Llama(
-            hidden_size=width,
-            ffn_size=3 * width,
-            num_layers=layers,
-            num_heads=heads,
-            num_kv_heads=heads,
-            tie_embeddings=False,
-            rope_theta=10_000.0,
-            init_std=0.02,
-        ).init(vocab_size, SEQ_LEN, 0)
-        model = model.eval().requires_grad_(False)
-        head = head_of(model, vocab_size)
-        teacher = FrozenTeacher(model, head, torch.device("cpu"))
-        windows = RandomWindows(vocab_size)
-        seconds: dict[str, list[tuple[float, float]]] = {}
-        for _ in range(options.repeats):
-            seconds.setdefault("bare", []).append(timed(bare, teacher, windows))
-            for kind_name, kind in KINDS.items():
-                seconds.setdefault(kind_name, []).append(
-                    timed(captured, kind, teacher, windows, vocab_size)
-                )
-        base = np.median(seconds["bare"], axis=0)
-        result[name] = {
-            kind_name: {
-                "speed_by_cpu": float(base[0] / np.median(found, axis=0)[0]),
-                "speed_by_clock": float(base[1] / np.median(found, axis=0)[1]),
-                "cpu_seconds": [s[0] for s in found],
-            }
-            for kind_name, found in seconds.items()
-        }
-        for kind_name, found in result[name].items():
-            line = f"{found['speed_by_cpu']:.2f} by CPU, {found['speed_by_clock']:.2f} by the clock"
-            print(f"{name}: {kind_name}: {line}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    result, lines = {}, []
+    for name in TEACHERS[options.device]:
+        result[name] = measure(name, options.device, options.repeats)
+        for kind in KINDS:
+            speed = harness.ratio(result[name], "bare", kind, "seconds")
+            lines.append([name, kind, harness.shown(speed)])
+            print(*lines[-1], flush=True)
+    harness.save(f"capture-{options.device}", {"goal": GOAL, "measured": result})
+    harness.write_section(
+        f"capture-{options.device}",
+        "\n".join(
+            [
+                "## Capture",
+                "",
+                f"A whole store of {TOKENS:,} positions against the teacher's forward pass with "
+                "all logits, random weights. CPU time of all threads, so what the background "
+                "thread does beside the teacher counts in full; on a GPU, by the clock. Goal: "
+                f"{GOAL} of the bare speed.",
+                "",
+                harness.table(["teacher", "kind", "speed over bare"], lines),
+                "",
+                harness.machine_line(),
+            ]
+        ),
+    )
 
 
 if __name__ == "__main__":

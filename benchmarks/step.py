@@ -58,6 +58,7 @@ def run_case(shape: str, kind: str, device: str) -> dict[str, float]:
     """Train through the loop itself; evaluation, logging and checkpoints are left out."""
     import torch
 
+    from pdx.checkpoint import Keeper
     from pdx.feed import Feed
     from pdx.models import quiet_transformers
     from pdx.prepare import Shared
@@ -69,7 +70,7 @@ def run_case(shape: str, kind: str, device: str) -> dict[str, float]:
     shared = Shared.of(run, env)
     store = shared.open_store() if run.is_stored and run.loss.needs_teacher else None
     ahead = 2 if kind == READ_AHEAD else None
-    feed = Feed(run, shared.train_windows, shared.device, store, None, ahead)
+    feed = Feed(run, shared.train_windows, shared.device, store, read_ahead=ahead)
     student = run.student.init(shared.token_set.vocab_size, shared.token_set.seq_len, 0)
     student.to(shared.device).train()
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -81,7 +82,7 @@ def run_case(shape: str, kind: str, device: str) -> dict[str, float]:
         return False
 
     def work() -> None:
-        train(run, student, feed, dict, report, lambda state: None)
+        train(run, student, feed, dict, report, Keeper(shared.env.paths.runs, 1e9))
 
     mib = harness.peak_mib(work, device)
     first, last = min(s for s in marks if s >= SHAPES[shape][2]), max(marks)
@@ -100,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--case", nargs=2, metavar=("SHAPE", "KIND"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(run_case(*args.case, args.device)))

@@ -1,77 +1,32 @@
 """The logits store against other formats: bytes, encode and decode, on the same rows.
 
-Peers' formats are re-stated from their documented layout, not their code: RS-KD's 17 + 7 bits an
-id (arXiv:2503.16870), DistillKit's bit-packed ids with an exact head and a polynomial tail, and
-Megatron-LM's float16 + uint16 + bool under zstd. One thread, CPU time, interleaved repetitions.
+One thread, CPU time, interleaved repetitions. Peers' formats: ``formats.py``.
 """
 
 import argparse
-import json
 import os
-import platform
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import harness
 import numpy as np
-import pyarrow as pa
 import torch
+from formats import Format, distillkit, drawn, megatron, ours, rows, three_bytes, unigram
 
 from pdx.draws import draw
-from pdx.store import bits
 from pdx.store.codecs.head_sampled import HeadSampledCodec
 from pdx.store.codecs.row import dense
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import TopKCodec
 from pdx.store.format import block_of, planes_of
 
-HERE = Path(__file__).parent
 WINDOW = 2048  # positions of a block
-NOTHING = -1e4
-
-
-class Format(NamedTuple):
-    """A way to write rows.
-
-    Attributes:
-        encode: -> the bytes of one block.
-        decode: bytes -> ids and weights, padded to [N, K].
-        entries: what is kept in a block, for bytes per entry.
-    """
-
-    encode: Callable[[], bytes]
-    decode: Callable[[bytes], Any]
-    entries: int
-
-
-def unigram(vocab_size: int) -> np.ndarray:
-    """Zipf, over ids in no order."""
-    prior = 1 / (np.random.default_rng(1).permutation(vocab_size) + 2.7)
-    return prior / prior.sum()
-
-
-def rows(vocab_size: int, num: int, seed: int) -> torch.Tensor:
-    """Logits with the statistics of a language model's rows.
-
-    Each row is a mixture of a few likely tokens, themselves drawn from a Zipf unigram, and of the
-    unigram under noise, so that the mean row is the unigram.
-    """
-    rng = np.random.default_rng(seed)
-    prior = unigram(vocab_size)
-    ends = prior.cumsum()
-    out = np.empty((num, vocab_size), np.float32)
-    for row in out:
-        likely = np.minimum(np.searchsorted(ends, rng.random(60)), vocab_size - 1)
-        weights = np.exp(4.5 * rng.standard_normal(60))
-        share = min(0.9, 0.16 * rng.gamma(1.0))
-        row[:] = share * prior * np.exp(rng.standard_normal(vocab_size) - 0.5)
-        np.add.at(row, likely, (1 - share) * weights / weights.sum())
-    return torch.from_numpy(np.log(out))
+MARK = 128_256  # the vocabulary of the table
+VOCABULARIES = (8_192, 32_768, MARK, 262_144)
+GROWTH_K = (1, 4, 16, 64, 256)
 
 
 def statistics(logits_NV: torch.Tensor, draws_NJ: np.ndarray) -> dict[str, float]:
@@ -84,119 +39,6 @@ def statistics(logits_NV: torch.Tensor, draws_NJ: np.ndarray) -> dict[str, float
         "mass_at_50": float(top_NK.sum(-1).mean()),
         "distinct_ids": float(np.mean([len(set(d)) for d in draws_NJ.tolist()])),
     }
-
-
-def ours(codec: Any, columns: dict[str, np.ndarray]) -> Format:
-    """A codec of pdx, with the four bytes of each plane's length."""
-    num = len(columns["lse@1"])
-
-    def decode(block: bytes) -> Any:
-        planes = planes_of(memoryview(block), codec.num_planes)
-        entries = codec.decode([planes], num, np.zeros(1, np.int64), codec.num_draws)
-        return dense(entries, num, NOTHING)
-
-    def encode() -> bytes:
-        return block_of(codec.encode(dict(columns)))
-
-    block = encode()
-    planes = planes_of(memoryview(block), codec.num_planes)
-    entries = codec.decode([planes], num, np.zeros(1, np.int64), codec.num_draws)
-    return Format(encode, decode, len(entries.ids_E))
-
-
-def drawn(codec: SampledCodec, draws_NJ: np.ndarray) -> Format:
-    """The planes of the counts alone: what the three-byte format keeps."""
-    num = len(draws_NJ)
-    shares = np.log(np.arange(codec.num_draws + 1).clip(1) / codec.num_draws).astype(np.float32)
-
-    def decode(block: bytes) -> Any:
-        ids_E, counts_E, num_N = codec.counts(planes_of(memoryview(block), 4), num)
-        return dense((ids_E, shares.take(counts_E), num_N), num, NOTHING)  # type: ignore[arg-type]
-
-    def encode() -> bytes:
-        return block_of(codec.encode_draws(draws_NJ))
-
-    ids_E, _, _ = codec.counts(planes_of(memoryview(encode()), 4), num)
-    return Format(encode, decode, len(ids_E))
-
-
-def three_bytes(draws_NJ: np.ndarray, vocab_size: int, zstd: bool) -> Format:
-    """RS-KD: an id of 17 bits and a count of 7 in three bytes, and a byte of length a row."""
-    id_bits = bits.width_of(vocab_size - 1)
-    num, num_draws = draws_NJ.shape
-    shares = np.log(np.arange(num_draws + 1).clip(1) / num_draws).astype(np.float32)
-
-    def encode() -> bytes:
-        sorted_NJ = np.sort(draws_NJ, axis=1)
-        new_NJ = np.ones(sorted_NJ.shape, bool)
-        new_NJ[:, 1:] = sorted_NJ[:, 1:] != sorted_NJ[:, :-1]
-        counts_E = np.diff(np.flatnonzero(new_NJ), append=new_NJ.size)
-        packed = (sorted_NJ[new_NJ] | (counts_E << id_bits)).astype("<u4")
-        raw = packed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-        block = new_NJ.sum(1).astype(np.uint8).tobytes() + raw
-        return pa.compress(block, "zstd", asbytes=True) if zstd else block
-
-    size = len(encode()) if not zstd else len(three_bytes(draws_NJ, vocab_size, False).encode())
-
-    def decode(block: bytes) -> Any:
-        raw = pa.decompress(block, size, "zstd", asbytes=True) if zstd else block
-        num_N = np.frombuffer(raw[:num], np.uint8).astype(np.int64)
-        wide = np.zeros((int(num_N.sum()), 4), np.uint8)
-        wide[:, :3] = np.frombuffer(raw[num:], np.uint8).reshape(-1, 3)
-        packed = wide.view("<u4")[:, 0]
-        ids_E = (packed & ((1 << id_bits) - 1)).astype(np.int32)
-        return dense((ids_E, shares[packed >> id_bits], num_N), num, NOTHING)  # type: ignore[arg-type]
-
-    return Format(encode, decode, (size - num) // 3)
-
-
-def megatron(logprobs_NK: np.ndarray, ids_NK: np.ndarray) -> Format:
-    """Megatron-LM: float16, the low 16 bits of ids, the 17th as a byte, zstd level 3."""
-    num, top_k = ids_NK.shape
-    zstd = pa.Codec("zstd", compression_level=3)
-
-    def encode() -> bytes:
-        planes = (logprobs_NK.astype("<f2"), (ids_NK & 0xFFFF).astype("<u2"), ids_NK >> 16 != 0)
-        return zstd.compress(b"".join(p.tobytes() for p in planes), asbytes=True)
-
-    def decode(block: bytes) -> Any:
-        raw, size = zstd.decompress(block, 5 * num * top_k, asbytes=True), num * top_k
-        low = np.frombuffer(raw, "<u2", size, 2 * size).astype(np.int64)
-        high = np.frombuffer(raw, np.uint8, size, 4 * size).astype(np.int64)
-        values = np.frombuffer(raw, "<f2", size).astype(np.float32)
-        return (low | (high << 16)).reshape(num, top_k), values.reshape(num, top_k)
-
-    return Format(encode, decode, num * top_k)
-
-
-def distillkit(logprobs_NK: np.ndarray, ids_NK: np.ndarray, vocab_size: int) -> Format:
-    """DistillKit's small codec: ids in the vocabulary's bits, some values in float16, the rest a
-    polynomial of degree 4 over the rank (in float64 over [0, 1]: as it ought to be), bits eager.
-    """
-    num, top_k = ids_NK.shape
-    exact, degree, id_bits = 4, 4, bits.width_of(vocab_size - 1)
-    powers = np.linspace(0, 1, top_k - exact)[:, None] ** np.arange(degree + 1)
-    solve = np.linalg.pinv(powers)
-    weights = 1 << np.arange(id_bits)
-
-    def encode() -> bytes:
-        spread = ((ids_NK[..., None] >> np.arange(id_bits)) & 1).astype(np.uint8)
-        packed = np.packbits(spread.reshape(num, -1), axis=1, bitorder="little")
-        fitted = logprobs_NK[:, exact:] @ solve.T
-        values = [logprobs_NK[:, :exact].astype("<f2"), fitted.astype("<f2")]
-        return b"".join([packed.tobytes(), *(v.tobytes() for v in values)])
-
-    def decode(block: bytes) -> Any:
-        width = -(-top_k * id_bits // 8)
-        packed = np.frombuffer(block, np.uint8, num * width).reshape(num, width)
-        spread = np.unpackbits(packed, axis=1, bitorder="little")[:, : top_k * id_bits]
-        ids = (spread.reshape(num, top_k, id_bits) * weights).sum(-1)
-        rest = np.frombuffer(block, "<f2", offset=num * width).astype(np.float32)
-        head, fitted = rest[: num * exact], rest[num * exact :].reshape(num, degree + 1)
-        tail = fitted @ powers.T.astype(np.float32)
-        return ids, np.concatenate([head.reshape(num, exact), tail], 1)
-
-    return Format(encode, decode, num * top_k)
 
 
 def entropy_of(values: np.ndarray) -> float:
@@ -277,13 +119,7 @@ def measure(formats: dict[str, Format], num: int, repeats: int) -> dict[str, dic
             "bytes_per_token": len(blocks[name]) / num,
             "bytes_per_entry": len(blocks[name]) / formats[name].entries,
             **{
-                f"{what}_tokens_per_second": dict(
-                    zip(
-                        ("median", "min", "max"),
-                        (float(np.median(found)), min(found), max(found)),
-                        strict=True,
-                    )
-                )
+                f"{what}_tokens_per_second": harness.spread(found)
                 for what, found in speeds[name].items()
             },
         }
@@ -310,31 +146,36 @@ def lost(logits_NV: torch.Tensor, top_k: int) -> dict[str, float]:
     return out
 
 
+def by_k(logits_NV: torch.Tensor, repeats: int) -> dict[str, dict[str, Any]]:
+    """How rows grow with what is kept of each."""
+    vocab_size = logits_NV.shape[1]
+    ids_V = np.argsort(-unigram(vocab_size)).astype(np.int32)
+    lse_N, offset_N = logits_NV.logsumexp(-1), torch.arange(len(logits_NV))
+    found = {}
+    for size in GROWTH_K:
+        codecs: dict[str, Any] = {
+            f"topk({size})": TopKCodec(size, 1.0, vocab_size, (1.0,)),
+            f"sampled({size})": SampledCodec(size, 0, vocab_size, ids_V),
+        }
+        for name, codec in codecs.items():
+            reduced = {"lse@1": lse_N} | codec.reduce(logits_NV, lse_N, offset_N)
+            found[name] = ours(codec, {key: column.numpy() for key, column in reduced.items()})
+    return measure(found, len(logits_NV), repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "store.json")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", help="not used: bytes are made on the CPU")
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "window": WINDOW,
-        "by_vocabulary": {},
-        "by_k": {},
-    }
-    for vocab_size in (8_192, 32_768, 128_256, 262_144):
+    result: dict[str, Any] = {"window": WINDOW, "by_vocabulary": {}}
+    for vocab_size in VOCABULARIES:
         logits_NV = rows(vocab_size, WINDOW, 0)
         draws_NJ = draw(logits_NV, torch.arange(len(logits_NV)), 50, 0).numpy()
         formats = formats_of(logits_NV, draws_NJ, 50)
         found: dict[str, Any] = {"formats": measure(formats, len(logits_NV), options.repeats)}
-        if vocab_size == 128_256:
+        if vocab_size == MARK:
             top = logits_NV.topk(50)
             steps_NK = np.rint((top.values[:, :1] - top.values).numpy() * 32).astype(np.int64)
             found["rows"] = statistics(logits_NV, draws_NJ)
@@ -342,35 +183,60 @@ def main() -> None:
             ranks = ranks_V[draws_NJ], ranks_V[top.indices.numpy()]
             found["entropy_bound_bytes"] = bounds(*ranks, steps_NK)
             found["quantisation_kl_nats"] = lost(logits_NV, 50)
-            for top_k in (1, 4, 16, 64, 256):
-                codec = TopKCodec(top_k, 1.0, vocab_size, (1.0,))
-                lse_N = logits_NV.logsumexp(-1)
-                reduced = {"lse@1": lse_N} | codec.reduce(logits_NV, lse_N, lse_N)
-                columns = {name: column.numpy() for name, column in reduced.items()}
-                size = len(block_of(codec.encode(columns))) / len(logits_NV)
-                result["by_k"][top_k] = {"per_token": size, "per_entry": size / top_k}
+            result["by_k"] = by_k(logits_NV, options.repeats)
         result["by_vocabulary"][vocab_size] = found
         print(f"V={vocab_size} done", file=sys.stderr)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    harness.save("store", result)
+    harness.write_section("store", section(result))
 
 
-def table(result: dict[str, Any]) -> str:
-    """Markdown, at a vocabulary of 128,256."""
-    found = result["by_vocabulary"].get(128_256) or result["by_vocabulary"]["128256"]
-    lines = [
-        "| format | B/token | B/entry | encode, M tok/s (min-max) | decode, M tok/s (min-max) |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in found["formats"].items():
-        speeds = [
-            f"{s['median'] / 1e6:.2f} ({s['min'] / 1e6:.2f}-{s['max'] / 1e6:.2f})"
-            for s in (row["encode_tokens_per_second"], row["decode_tokens_per_second"])
+HEADER = ("", "B/token", "B/entry", "encode, M tok/s", "decode, M tok/s")
+
+
+def lines_of(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A line for each way to write the rows."""
+    return [
+        [
+            name,
+            f"{row['bytes_per_token']:.1f}",
+            f"{row['bytes_per_entry']:.2f}",
+            *(
+                harness.shown({k: v / 1e6 for k, v in row[f"{what}_tokens_per_second"].items()})
+                for what in ("encode", "decode")
+            ),
         ]
-        sizes = f"{row['bytes_per_token']:.1f} | {row['bytes_per_entry']:.2f}"
-        lines.append(f"| {name} | {sizes} | {speeds[0]} | {speeds[1]} |")
-    return "\n".join(lines)
+        for name, row in found.items()
+    ]
+
+
+def section(result: dict[str, Any]) -> str:
+    """What stands in README.md."""
+    grown = [
+        [f"{name}, V={vocab_size:,}", *line]
+        for vocab_size, found in result["by_vocabulary"].items()
+        for name, *line in lines_of(found["formats"])
+        if name.startswith("pdx")
+    ]
+    return "\n".join(
+        [
+            "## The logits store",
+            "",
+            f"{WINDOW:,} synthetic rows at V={MARK:,} with the statistics of a language model's; "
+            "one block; decoding includes padding to a dense [N, K]. CPU time of one thread.",
+            "",
+            harness.table(HEADER, lines_of(result["by_vocabulary"][MARK]["formats"])),
+            "",
+            "Growth with the vocabulary:",
+            "",
+            harness.table(HEADER, grown),
+            "",
+            f"Growth with what is kept of each position, V={MARK:,} (`sampled` with its argmax):",
+            "",
+            harness.table(HEADER, lines_of(result["by_k"])),
+            "",
+            harness.machine_line(),
+        ]
+    )
 
 
 if __name__ == "__main__":

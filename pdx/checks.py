@@ -51,6 +51,9 @@ def check_signal(run: "Run") -> None:
     if run.is_stored:
         run.store.check_serves(run.signal, run.temperature)
         run.store.check_text(run.text)
+        architecture = getattr(run.teacher, "architecture", None)
+        if architecture and (shape := getattr(architecture(run), "shape", None)):
+            run.store.check_layers(shape(1).num_layers)
 
 
 def check_text(run: "Run") -> None:

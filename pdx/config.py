@@ -134,6 +134,8 @@ class Run:
             named["teacher"] = self.teacher.identify(self)
         if self.is_stored and self.store.precision is not None:
             named["store_precision"] = self.store.precision
+        if self.is_stored and self.hidden.exists:
+            named["store_hidden_precision"] = self.store.hidden_precision
         if self.is_recorded:
             named["recorded"] = True
         named["eval_teacher"] = self.evaluation_teacher.identify(self)

@@ -9,6 +9,7 @@ from pdx.cost import Shape
 from pdx.data import TokenSet
 from pdx.data.tokens import find
 from pdx.env import Env
+from pdx.store.states import bytes_per_position
 from pdx.teacher import Pretrained, TrainedHere
 
 
@@ -92,14 +93,18 @@ def _teacher_facts(run: Run, vocab_size: int, num_tokens: int, num_unique: int) 
         _, forward, weak_training = _cost(run, run.weak_teacher, vocab_size)
         inference = _sum(inference, None if forward is None else forward * made)
         training = _sum(training, weak_training)
+    stored: int | None = 0
+    if run.is_stored:
+        stored = round(num_unique * run.store.bytes_per_token(vocab_size))
+        if run.store.hidden_layers:
+            one = bytes_per_position(shape.hidden_size) if shape else None
+            stored = one and stored + num_unique * len(run.store.hidden_layers) * one
     return {
         "teacher_id": run.teacher_id(run.teacher),
         "teacher_num_params_non_embedding": shape.num_params_non_embedding if shape else None,
         "flops_teacher_inference_exact": inference,
         "flops_teacher_training_exact": training,
-        "store_bytes": round(num_unique * run.store.bytes_per_token(vocab_size))
-        if run.is_stored
-        else 0,
+        "store_bytes": stored,
     }
 
 

@@ -16,6 +16,7 @@ from pdx.ranks import Ranks
 from pdx.reduce import chunk_size
 from pdx.signal import Context, Lesson, LiveSignal, Rows, Silent, TeacherSignal, entropies
 from pdx.store.reader import Store
+from pdx.store.states import States
 
 # Steps read ahead. On a CPU none are: a worker has one core, and a thread would take its turns on
 # it (measured: benchmarks/README.md).
@@ -29,6 +30,7 @@ class MicroBatch(NamedTuple):
         index_B: the windows it is made of.
         num_valid: positions that count, known without asking the device.
         rows: the teacher's, where the step reads a store.
+        states: its hidden states in the layers that are matched, likewise.
     """
 
     index_B: np.ndarray
@@ -38,6 +40,7 @@ class MicroBatch(NamedTuple):
     document_BL: Tensor | None
     num_valid: int
     rows: Rows | None
+    states: list[States]
 
 
 class Feed:
@@ -99,18 +102,22 @@ class Feed:
             step * train.batch_size + self.ranks.rank * share,
             share,
         )
-        taught = run.loss.needs_teacher and run.kd_weight((step + 0.5) / run.num_steps) > 0
+        weight = run.kd_weight((step + 0.5) / run.num_steps)
+        taught = run.loss.needs_teacher and (weight > 0 or run.hidden.exists)
         store, size = self.store if taught else None, train.micro_batch_size
         return [self._micro_batch(order[i : i + size], store) for i in range(0, share, size)]
 
     def _micro_batch(self, index_B: np.ndarray, store: Store | None) -> MicroBatch:
         batch = self.windows.batch(index_B)
         num_valid = int(batch.mask_BL.sum())
-        rows = None
+        rows, states = None, []
         if store is not None:
             ids, num_draws = self.windows.ids(index_B), self.run.signal.num_draws
             rows = store.rows(index_B, ids, num_draws).to(self.device)
-        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows)
+            if self.run.hidden.exists:
+                states = store.states(index_B, ids, self.run.hidden.teacher_layers)
+        states = [s.to(self.device) for s in states]
+        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows, states)
 
     def lesson(self, batch: MicroBatch, fraction: float) -> Lesson:
         """The teacher's word on a micro-batch at ``fraction`` of training, and where it speaks."""
@@ -132,6 +139,7 @@ class Feed:
                 rows = rows.at(_shifted(index_N, length, routing.shift))
             signal: TeacherSignal = self.run.signal.sparse(rows, context)
             entropy_N = rows.facts.entropy_N
+            states = [s.values() for s in batch.states]
         else:
             assert self.teacher is not None
             head = self.teacher.logits

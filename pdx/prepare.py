@@ -14,8 +14,7 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.evaluate import Reference, windows_in
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
-from pdx.store.format import Layout
-from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.format import FORMAT_VERSION, Layout
 from pdx.store.mirror import pull, push
 from pdx.store.ranks import NAME as RANKS
 from pdx.store.ranks import ids_by_frequency, write_ranks
@@ -144,6 +143,7 @@ class Shared:
             windows_per_shard=max(1, store.shard_tokens // windows.seq_len),
             seq_len=windows.seq_len,
             temperatures=tuple(store.temperatures),
+            hidden_layers=tuple(store.hidden_layers),
         )
 
     @property
@@ -197,6 +197,7 @@ class Shared:
             ensure_recorded(self, store, *self.recorded.sequences(self.run))
         else:
             teacher = self.load_teacher(self.run.teacher)
+            kind.check_layers(teacher.model.config.num_hidden_layers)
             batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
             capture(store, windows, teacher, num_windows, batch_windows, size)
         if url is not None:
@@ -270,7 +271,9 @@ def ensure_all(configs: list[dict[str, Any]]) -> None:
             parts.append(run.identity["text"])
         if run.loss.needs_teacher:
             parts.append(run.teacher.identify(run))
-            parts.append(str(shared.store_dir) if run.is_stored else None)
+            parts.append(
+                [str(shared.store_dir), run.store.hidden_layers] if run.is_stored else None
+            )
         key = digest(parts)
         _, most = todo.get(key, (shared, 0))
         todo[key] = (shared, max(most, run.num_windows))

@@ -717,7 +717,7 @@ MUTATIONS = [
     ),
     Mutation(
         "logsumexp at one temperature for all",
-        "store/writer.py",
+        "store/columns.py",
         "mass[heat] = probs_CV.sqrt().sum(-1)",
         "mass[heat] = probs_CV.sum(-1)",
         "store",
@@ -731,7 +731,7 @@ MUTATIONS = [
     ),
     Mutation(
         "target log-probability of the input token",
-        "store/writer.py",
+        "store/columns.py",
         "targets_N = batch.targets_BL.reshape(-1)",
         "targets_N = batch.tokens_BL.reshape(-1)",
         "store",
@@ -773,7 +773,7 @@ MUTATIONS = [
     ),
     Mutation(
         "draws depend on the place in the batch",
-        "store/writer.py",
+        "store/columns.py",
         "offset_N[start:stop])",
         "offset_N[:size] * 0)",
         "store",
@@ -812,6 +812,41 @@ MUTATIONS = [
         "asked is not None and asked > top_k:",
         "False:",
         "store",
+    ),
+    Mutation(
+        "hidden states rounded down",
+        "store/states.py",
+        "steps_BLG[..., None]).round_()",
+        "steps_BLG[..., None]).floor_()",
+        "store_hidden",
+    ),
+    Mutation(
+        "hidden states of layers that are not kept",
+        "store/kept.py",
+        "if n not in self.hidden_layers]",
+        "if False]",
+        "store_hidden",
+    ),
+    Mutation(
+        "hidden states make another store of the run",
+        "prepare.py",
+        '"temperatures": list(layout.temperatures),',
+        '"temperatures": list(layout.temperatures), "hidden": list(layout.hidden_layers),',
+        "store_hidden",
+    ),
+    Mutation(
+        "rows written anew for hidden states",
+        "store/writer.py",
+        "{part: [] for part in lacking}",
+        "{part: [] for part in store.layout.parts}",
+        "store_hidden",
+    ),
+    Mutation(
+        "precision of hidden states no part of the run",
+        "config.py",
+        "if self.is_stored and self.hidden.exists:",
+        "if False:",
+        "store_hidden",
     ),
     # ---- teacher ----
     Mutation(

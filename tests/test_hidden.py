@@ -208,10 +208,6 @@ def test_projections_are_charged(tiny: Tiny):
     ("overrides", "message"),
     [
         (
-            ["hidden=mse"],
-            r"hidden=mse: store=topk holds logits and no hidden states; use store=none",
-        ),
-        (
             ["hidden=cosine", "loss=none"],
             r"hidden=cosine: is a second term beside a loss that reads",
         ),
@@ -272,10 +268,10 @@ def test_a_pretrained_teacher_is_checked_when_it_is_there(tiny: Tiny):
         config = Config
 
     class Teacher:
-        model, device = Model, CPU
+        model = Model
 
     class Holder:
-        teacher = Teacher
+        teacher, device = Teacher, CPU
 
     hidden: Any = component("hidden", "mse", teacher_layers=[2])
     with pytest.raises(ConfigError, match=r"^hidden.teacher_layers=2: must be from 0"):

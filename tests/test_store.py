@@ -30,8 +30,7 @@ from pdx.prepare import Shared
 from pdx.signal import Rows
 from pdx.store import writer
 from pdx.store.codecs.topk import LOGIT_STEP
-from pdx.store.format import HEADER, INDEX, shard_path
-from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.format import FORMAT_VERSION, HEADER, INDEX, shard_path
 from pdx.store.ranks import write_ranks
 from pdx.store.reader import Store
 
@@ -564,9 +563,8 @@ def test_two_captures_at_once_share_the_shards(
 def test_who_comes_too_late_to_wait_leaves_no_lock(shared: Shared, tmp_path: Path):
     """The shard was written, and its lock removed, between our look at it and our waiting."""
     other = fresh(shared, tmp_path / "other")
-    other.open_store()
-    writer._wait_for(other.store_dir, 5)
-    assert writer._claim(other.store_dir, 5) is None
+    writer._wait_for(other.open_store(), 5)
+    assert writer._claim(other.open_store(), 5) is None
     assert not list(other.store_dir.glob("*.lock"))
 
 

@@ -49,10 +49,7 @@ class Matched:
                 "loss=forward_kl or another (with mix.kd_weight=0.0 for hidden states alone)."
             )
         if run.is_stored:
-            raise ConfigError(
-                f"hidden={name}: store={run.store.kind} holds logits and no hidden states; use "
-                "store=none for a live teacher."
-            )
+            run.store.check_hidden(self)
         if run.routing.shift:
             raise ConfigError(
                 f"hidden={name}: routing=placebo moves the teacher's words and not its hidden "
@@ -93,15 +90,18 @@ class Matched:
         return 2.0 * pairs * student_width * teacher_width
 
     def init(self, student: Any, feed: "Feed", seed: int) -> "Matcher":
-        """The projections, drawn from ``seed`` on the CPU, on the device of the feed's teacher."""
-        teacher = feed.teacher
-        assert teacher is not None, "a stored one was refused"
-        configs = {"student": student.config, "teacher": teacher.model.config}
-        for who, config in configs.items():
-            self.check_layers(who, config.num_hidden_layers)
-        widths = {who: config.hidden_size for who, config in configs.items()}
-        self.check_widths(**widths)
-        return Matcher(self, widths["student"], widths["teacher"], seed).to(teacher.device)
+        """The projections, drawn from ``seed`` on the CPU, on the feed's device."""
+        self.check_layers("student", student.config.num_hidden_layers)
+        width = student.config.hidden_size
+        if feed.teacher is not None:
+            config = feed.teacher.model.config
+            self.check_layers("teacher", config.num_hidden_layers)
+            teacher_width = config.hidden_size
+        else:
+            assert feed.store is not None
+            teacher_width = feed.store.hidden_size(self.teacher_layers[0])
+        self.check_widths(width, teacher_width)
+        return Matcher(self, width, teacher_width, seed).to(feed.device)
 
 
 class Matcher(nn.Module):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pdx.errors import StoreError
-from pdx.store.kinds import FORMAT_VERSION
 
-MAGIC = b"pdxstore"
+FORMAT_VERSION = 2
+# What a file of a shard holds: the teacher's rows (None), or the hidden states of a layer.
+Part = int | None
 # magic, format version, windows, first window, file size, store id, ranks' CRC, CRC of all before
 # (this field left out) and of the index
 HEADER = struct.Struct("<8sIIQQ16sII")
@@ -24,6 +25,7 @@ class Layout:
 
     Attributes:
         num_windows: windows of the whole split; a store may hold only some shards of them.
+        hidden_layers: whose hidden states are kept beside the rows.
         columns: names of the float32 columns that every block begins with.
     """
 
@@ -31,6 +33,12 @@ class Layout:
     windows_per_shard: int
     seq_len: int
     temperatures: tuple[float, ...]
+    hidden_layers: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The files of each shard."""
+        return (None, *self.hidden_layers)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -56,13 +64,22 @@ class Layout:
 
     def missing(self, directory: Path, num_windows: int) -> list[int]:
         """Shards that the first ``num_windows`` windows need and that are not there."""
-        shards = range(self.shards_for(num_windows))
-        return [s for s in shards if not shard_path(directory, s).exists()]
+        return [s for s in range(self.shards_for(num_windows)) if self.lacking(directory, s)]
+
+    def lacking(self, directory: Path, shard: int) -> list[Part]:
+        """What of a shard is not there."""
+        return [part for part in self.parts if not shard_path(directory, shard, part).exists()]
 
 
-def shard_path(directory: Path, shard: int) -> Path:
-    """The file of one shard."""
-    return directory / f"shard-{shard:05d}.bin"
+def shard_path(directory: Path, shard: int, part: Part = None) -> Path:
+    """One file of a shard."""
+    name = "shard" if part is None else f"hidden{part:03d}"
+    return directory / f"{name}-{shard:05d}.bin"
+
+
+def magic(part: Part) -> bytes:
+    """How a file begins, so that none is taken for another."""
+    return b"pdxstore" if part is None else f"pdxh{part:+04d}".encode()
 
 
 def block_of(planes: list[bytes]) -> bytes:
@@ -79,29 +96,41 @@ def planes_of(block: memoryview, num_planes: int) -> list[memoryview]:
 
 
 def shard_of(
-    blocks: list[bytes], digests: list[int], first_window: int, store_id: str, ranks_crc: int
+    blocks: list[bytes],
+    digests: list[int],
+    first_window: int,
+    store_id: str,
+    ranks_crc: int,
+    part: Part = None,
 ) -> bytes:
-    """A whole shard file."""
+    """One file of a shard, whole."""
     index = np.zeros(len(blocks), INDEX)
     index["end"] = np.cumsum([len(b) for b in blocks])
     index["end"] += HEADER.size + index.nbytes
     index["tokens_digest"] = digests
     index["checksum"] = [zlib.crc32(b) for b in blocks]
     size = HEADER.size + index.nbytes + sum(len(b) for b in blocks)
-    parts = (MAGIC, FORMAT_VERSION, len(blocks), first_window, size, store_id.encode(), ranks_crc)
-    head = HEADER.pack(*parts, 0)[:-4]
+    fields = (FORMAT_VERSION, len(blocks), first_window, size, store_id.encode(), ranks_crc)
+    head = HEADER.pack(magic(part), *fields, 0)[:-4]
     crc = zlib.crc32(index.tobytes(), zlib.crc32(head))
     return b"".join([head, struct.pack("<I", crc), index.tobytes(), *blocks])
 
 
 class Shard:
-    """One shard file, memory-mapped: blocks by window.
+    """One file of a shard, memory-mapped: blocks by window.
 
     Raises:
         StoreError: not a whole shard of this store, naming what is wrong.
     """
 
-    def __init__(self, path: Path, bounds: tuple[int, int], store_id: str, ranks_crc: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bounds: tuple[int, int],
+        store_id: str,
+        ranks_crc: int,
+        part: Part = None,
+    ) -> None:
         self.path = path
         self.first, stop = bounds
         mend = "delete it and run the same command again: only missing shards are captured."
@@ -114,9 +143,10 @@ class Shard:
             raise StoreError(f"{path}: has {size} bytes, not even a header; {mend}")
         self.raw = np.memmap(path, np.uint8, "r")
         head = self.raw[: HEADER.size].tobytes()
-        magic, version, count, first, said, owner, ranks, crc = HEADER.unpack(head)
-        if magic != MAGIC or version != FORMAT_VERSION:
-            raise StoreError(f"{path}: is no shard of format {FORMAT_VERSION}; {mend}")
+        begins, version, count, first, said, owner, ranks, crc = HEADER.unpack(head)
+        if begins != magic(part) or version != FORMAT_VERSION:
+            what = "shard" if part is None else f"shard of hidden states of layer {part}"
+            raise StoreError(f"{path}: is no {what} of format {FORMAT_VERSION}; {mend}")
         if size != said:
             raise StoreError(f"{path}: has {size} bytes, not {said}; {mend}")
         index = self.raw[HEADER.size : HEADER.size + count * INDEX.itemsize]

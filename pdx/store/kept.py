@@ -7,6 +7,7 @@ import numpy as np
 from pdx.build import check
 from pdx.errors import ConfigError
 from pdx.store.codecs.row import Codec
+from pdx.store.states import GROUP, LEVELS
 
 
 class Kept:
@@ -19,6 +20,7 @@ class Kept:
     temperatures: list[float]
     shard_tokens: int
     recorded: list[float]
+    hidden_layers: list[int]
 
     def __post_init__(self) -> None:
         part = self.recorded
@@ -42,11 +44,26 @@ class Kept:
             "must include 1.0, at which top_p and probabilities are defined",
         )
         check(self.shard_tokens >= 1, "store.shard_tokens", self.shard_tokens, "must be >= 1")
+        layers = self.hidden_layers
+        once = len(set(layers)) == len(layers)
+        check(once, "store.hidden_layers", layers, "must name each layer once")
+        check(
+            not (layers and part),
+            "store.hidden_layers",
+            layers,
+            f"must be [] with store.recorded={part}, which hears what a teacher says and no more; "
+            "use store.recorded=[] to capture from the finished teacher",
+        )
 
     @property
     def precision(self) -> dict[str, Any] | None:
         """What a run that reads this store computes with, where that is not the teacher's word."""
         return None
+
+    @property
+    def hidden_precision(self) -> dict[str, Any]:
+        """The same of the hidden states that it reads."""
+        return {"group": GROUP, "levels": LEVELS}
 
     def parameters(self, vocab_size: int) -> dict[str, Any]:
         """What the rows depend on besides teacher and tokens: a part of the manifest."""
@@ -61,6 +78,29 @@ class Kept:
         empty = np.zeros(0, np.int32)
         rows = self.codec(vocab_size, empty if self.ranked else None).bytes_per_row()
         return rows + 4 * (len(self.temperatures) + 3) + (vocab_size - 1).bit_length() / 8
+
+    def check_layers(self, num_layers: int) -> None:
+        """Refuse a layer that the teacher has not."""
+        for layer in self.hidden_layers:
+            check(
+                -num_layers - 1 <= layer <= num_layers,
+                "store.hidden_layers",
+                layer,
+                f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
+                f"{-num_layers - 1}",
+            )
+
+    def check_hidden(self, hidden: Any) -> None:
+        """Refuse to match hidden states of layers that this capture does not keep."""
+        lacking = [n for n in hidden.teacher_layers if n not in self.hidden_layers]
+        if lacking:
+            both = list(dict.fromkeys([*self.hidden_layers, *lacking]))
+            wanted = ",".join(str(layer) for layer in both)
+            raise ConfigError(
+                f"hidden.teacher_layers={hidden.teacher_layers}: the store keeps hidden states of "
+                f"store.hidden_layers={self.hidden_layers}; capture with "
+                f"store.hidden_layers=[{wanted}], or use store=none for a live teacher."
+            )
 
     def check_text(self, text: Any) -> None:
         """Refuse tokens of which nothing was recorded."""

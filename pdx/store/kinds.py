@@ -13,7 +13,6 @@ from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import LOGIT_STEP, TopKCodec
 from pdx.store.kept import Kept
 
-FORMAT_VERSION = 2
 MOST_DRAWS = 4096  # of a row: what the fields of the sampled codec hold
 
 
@@ -39,6 +38,9 @@ class TopKStore(Kept):
         shard_tokens: positions in one file, the unit in which a killed capture resumes.
         recorded: [] captures from the finished teacher; [start, end] keeps what it says between
             these shares of its own training, at no extra forward pass (docs/decisions/0013).
+        hidden_layers: whose hidden states are kept beside the rows, a byte a coordinate, for
+            ``hidden=`` to read: 0 the embedding, n the n-th layer's output, -1 the last's after
+            the last norm.
     """
 
     top_k: int | None
@@ -46,6 +48,7 @@ class TopKStore(Kept):
     temperatures: list[float]
     shard_tokens: int
     recorded: list[float]
+    hidden_layers: list[int]
 
     kind: ClassVar[str] = "topk"
     version: ClassVar[int] = 2
@@ -91,8 +94,8 @@ class SampledStore(Kept):
     Attributes:
         num_draws: with replacement, at temperature 1; serves every smaller ``signal.num_draws``.
         seed: of the draws; they depend on it and on the position alone.
-        temperatures, shard_tokens, recorded: as in ``TopKStore``; the logsumexp columns are for
-            analysis.
+        temperatures, shard_tokens, recorded, hidden_layers: as in ``TopKStore``; the logsumexp
+            columns are for analysis.
 
     Source:
         Random sampling of Anshumann et al. 2025, arXiv:2503.16870, section 4, proposal q = p.
@@ -103,6 +106,7 @@ class SampledStore(Kept):
     temperatures: list[float]
     shard_tokens: int
     recorded: list[float]
+    hidden_layers: list[int]
 
     kind: ClassVar[str] = "sampled"
     ranked: ClassVar[bool] = True
@@ -133,7 +137,7 @@ class HeadSampledStore(Kept):
     Attributes:
         top_k: exact entries; serves ``signal=topk`` and ``topp_topk`` up to as many, too.
         num_draws, seed: of the draws from the tail; serves every smaller ``signal.num_draws``.
-        temperatures, shard_tokens, recorded: as in ``TopKStore``.
+        temperatures, shard_tokens, recorded, hidden_layers: as in ``TopKStore``.
 
     Source:
         Importance sampling with the head drawn for certain; no publication of it is known to us.
@@ -145,6 +149,7 @@ class HeadSampledStore(Kept):
     temperatures: list[float]
     shard_tokens: int
     recorded: list[float]
+    hidden_layers: list[int]
 
     kind: ClassVar[str] = "head_sampled"
     ranked: ClassVar[bool] = True

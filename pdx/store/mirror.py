@@ -25,20 +25,25 @@ def pull(store: Store, url: str, num_windows: int) -> None:
     directory, layout = store.directory, store.layout
     with locked(directory.parent / f"{directory.name}.pull.lock"), asking(KEY, url):
         system, there = _place(store, url)
-        wanted = {shard_path(directory, s): s for s in layout.missing(directory, num_windows)}
+        wanted = {
+            shard_path(directory, shard, part): (shard, part)
+            for shard in layout.missing(directory, num_windows)
+            for part in layout.lacking(directory, shard)
+        }
         found = [path for path in wanted if _is_there(system, f"{there}/{path.name}")]
         for path in tqdm(found, desc=f"fetching {there}", unit="shard", disable=not found):
-            part = path.with_name(f".{path.name}.part")
-            system.get_file(f"{there}/{path.name}", str(part))
+            half = path.with_name(f".{path.name}.part")
+            system.get_file(f"{there}/{path.name}", str(half))
+            shard, part = wanted[path]
             try:
-                Shard(part, layout.bounds(wanted[path]), store.id, store.ranks_crc)
+                Shard(half, layout.bounds(shard), store.id, store.ranks_crc, part)
             except StoreError as err:
-                part.unlink()
+                half.unlink()
                 raise StoreError(
                     f"{KEY}={url}: {path.name} of {store.id} is broken there ({err}); delete it "
                     "there, and it is captured anew."
                 ) from err
-            os.replace(part, path)
+            os.replace(half, path)
 
 
 def push(store: Store, url: str, num_windows: int) -> None:
@@ -52,9 +57,11 @@ def push(store: Store, url: str, num_windows: int) -> None:
         if READ_ONLY & {system.protocol, *system.protocol}:
             return
         shards = range(store.layout.shards_for(num_windows))
-        names = [shard_path(store.directory, shard).name for shard in shards]
+        files = [
+            shard_path(store.directory, s, part) for s in shards for part in store.layout.parts
+        ]
         system.makedirs(there, exist_ok=True)
-        lacking = [name for name in names if not _is_there(system, f"{there}/{name}")]
+        lacking = [f.name for f in files if not _is_there(system, f"{there}/{f.name}")]
         for name in tqdm(lacking, desc=f"sharing {there}", unit="shard", disable=not lacking):
             part = f"{there}/.{name}.part-{os.getpid()}"  # a reader never sees half of it
             system.put_file(str(store.directory / name), part)

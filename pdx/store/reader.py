@@ -12,9 +12,9 @@ from pdx.errors import StoreError
 from pdx.files import digest, read_json, write_json
 from pdx.signal import NOTHING, Facts, Rows
 from pdx.store.codecs.row import Window, dense
-from pdx.store.format import Layout, Shard, planes_of, shard_path
-from pdx.store.kinds import FORMAT_VERSION
+from pdx.store.format import FORMAT_VERSION, Layout, Part, Shard, planes_of, shard_path
 from pdx.store.ranks import read_ranks
+from pdx.store.states import States, decode
 
 MANIFEST = "manifest.json"
 
@@ -42,7 +42,7 @@ class Store:
         self.id = digest(read_json(directory / MANIFEST))
         id_of_V, self.ranks_crc = read_ranks(directory, vocab_size) if kind.ranked else (None, 0)
         self.codec = kind.codec(vocab_size, id_of_V)
-        self._shards: dict[int, Shard] = {}
+        self._shards: dict[tuple[int, Part], Shard] = {}
 
     @staticmethod
     def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
@@ -65,7 +65,8 @@ class Store:
         check_manifest(directory, manifest)
         store = cls(directory, kind, layout, manifest["vocab_size"])
         for shard in range(layout.shards_for(num_windows)):
-            store.shard(shard)
+            for part in layout.parts:
+                store.shard(shard, part)
         return store
 
     def rows(self, index_B: np.ndarray, ids: np.ndarray, num_draws: int) -> Rows:
@@ -114,10 +115,22 @@ class Store:
         at_N = torch.from_numpy(which_N * self.layout.seq_len + place_N)
         return rows.at(at_N)
 
+    def states(self, index_B: np.ndarray, ids: np.ndarray, layers: list[int]) -> list[States]:
+        """Hidden states of whole windows in each of some layers; raises as ``rows`` does."""
+        index_B, length = index_B + self.first_window, self.layout.seq_len
+        asked = list(zip(index_B, ids, strict=True))
+        return [decode([self._block(int(i), t, n) for i, t in asked], length) for n in layers]
+
+    def hidden_size(self, layer: int) -> int:
+        """How wide the hidden states of a layer are."""
+        block = self._block(self.first_window, None, layer)
+        return decode([block], self.layout.seq_len).codes_BLD.shape[-1]
+
     def check(self, index_B: np.ndarray, ids: np.ndarray) -> None:
         """Whether windows are whole and of these tokens; raises as ``rows`` does."""
         for window, tokens in zip(index_B, ids, strict=True):
-            self._planes(int(window), tokens)
+            for part in self.layout.parts:
+                self._block(int(window), tokens, part)
 
     def column(self, name: str, index_B: np.ndarray) -> np.ndarray:
         """One of the float32 columns of the format, [B, L]."""
@@ -142,23 +155,27 @@ class Store:
                 total, count = total + float(found.sum(dtype=np.float64)), count + found.size
         return total / count
 
-    def shard(self, number: int) -> Shard:
-        """One shard, opened and its header checked once."""
-        if number not in self._shards:
-            path, bounds = shard_path(self.directory, number), self.layout.bounds(number)
-            self._shards[number] = Shard(path, bounds, self.id, self.ranks_crc)
-        return self._shards[number]
+    def shard(self, number: int, part: Part = None) -> Shard:
+        """One file of a shard, opened and its header checked once."""
+        if (number, part) not in self._shards:
+            path, bounds = shard_path(self.directory, number, part), self.layout.bounds(number)
+            self._shards[number, part] = Shard(path, bounds, self.id, self.ranks_crc, part)
+        return self._shards[number, part]
 
     def _planes(self, window: int, tokens: np.ndarray | None) -> list[memoryview]:
-        """A window's planes, columns first; checked to be of ``tokens``, if they are given."""
-        shard = self.shard(window // self.layout.windows_per_shard)
+        """The planes of a window's rows, columns first; checked as ``_block`` does."""
+        return planes_of(self._block(window, tokens), 1 + self.codec.num_planes)
+
+    def _block(self, window: int, tokens: np.ndarray | None, part: Part = None) -> memoryview:
+        """A window's block; checked to be of ``tokens``, if they are given."""
+        shard = self.shard(window // self.layout.windows_per_shard, part)
         block, captured_for = shard.block(window)
         if tokens is not None and tokens_digest(tokens) != captured_for:
             raise StoreError(
                 f"{shard.path}: window {window} was captured for other tokens than this run reads; "
                 "the data changed under the store: delete the store and capture again."
             )
-        return planes_of(block, 1 + self.codec.num_planes)
+        return block
 
 
 def check_manifest(directory: Path, expected: dict[str, Any]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pdx.errors import Diverged
 from pdx.files import locked, write_bytes
-from pdx.store.reader import Store
-from pdx.store.writer import blocks_of, columns_of, write_shard
+from pdx.store.columns import columns_of
+from pdx.store.reader import Store, tokens_digest
+from pdx.store.writer import blocks_of, write_shard
 
 if TYPE_CHECKING:
     from pdx.feed import MicroBatch
@@ -61,7 +62,7 @@ class Recorder:
             name: column.reshape(*shape, *column.shape[1:]) for name, column in columns.items()
         }
         ids = torch.cat([batch.tokens_BL, batch.targets_BL[:, -1:]], 1).cpu().numpy()
-        blocks, digests = blocks_of(self.store, ids, columns)
+        blocks, digests = blocks_of(self.store, columns), [tokens_digest(t) for t in ids]
         lengths = np.array([len(block) for block in blocks], "<u4").tobytes()
         told = np.array(digests, "<u8").tobytes()
         write_bytes(self._part(sequence, len(blocks)), b"".join([lengths, told, *blocks]))

@@ -4,19 +4,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pdx.data import Windows
 from pdx.errors import StoreError
 from pdx.frozen import FrozenTeacher
 from pdx.signal import NOTHING
 from pdx.store.codecs.row import dense
+from pdx.store.columns import reduce
 from pdx.store.reader import Store
-from pdx.store.writer import reduce
 
 COMPARED_WINDOWS = 16
 # A row counts as other where its words differ by more than this, in nats; steps of logits lose
-# 1.2e-4 at most, and a teacher that is run twice moves by less.
+# 1.2e-4 at most, and a teacher that is run twice moves by less. So do hidden states by more than
+# this share of their length, of which rounding takes half a percent.
 APART = 1e-2
+STATES_APART = 5e-2
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Verdict:
     Attributes:
         stored, control: of the stored rows, and of a second fresh pass in batches of another size.
         apart, control_apart: share of positions that differ by more than ``APART``.
+        states_apart, states_control: of hidden states, by more than ``STATES_APART``; 0 where none
+            are kept.
     """
 
     num_windows: int
@@ -34,6 +39,8 @@ class Verdict:
     control: float
     apart: float
     control_apart: float
+    states_apart: float
+    states_control: float
 
     def __str__(self) -> str:
         return (
@@ -41,7 +48,9 @@ class Verdict:
             f"{self.num_compared} windows against a fresh teacher pass: KL {self.stored:.2e} nats "
             f"per token, {self.apart:.2%} of positions more than {APART} apart\n"
             f"control, the teacher against itself in other batches: KL {self.control:.2e}, "
-            f"{self.control_apart:.2%}"
+            f"{self.control_apart:.2%}\n"
+            f"hidden states, if any are kept: {self.states_apart:.2%} of positions more than "
+            f"{STATES_APART:.0%} apart; control {self.states_control:.2%}"
         )
 
 
@@ -66,6 +75,7 @@ def verify(store: Store, windows: Windows, teacher: FrozenTeacher, num_windows: 
         float(control_N.mean()),
         float((kl_N > APART).mean()),
         float((control_N > APART).mean()),
+        *_states(store, windows, teacher, sample),
     )
     if verdict.apart > 0.01 + 2 * verdict.control_apart:
         worst = sample[kl_N.reshape(len(sample), -1).mean(1).argmax()]
@@ -74,7 +84,36 @@ def verify(store: Store, windows: Windows, teacher: FrozenTeacher, num_windows: 
             f"are more than {APART} nats apart (the teacher against itself: "
             f"{verdict.control_apart:.1%}), most in window {worst}; capture again."
         )
+    if verdict.states_apart > 0.01 + 2 * verdict.states_control:
+        raise StoreError(
+            f"{store.directory}: its hidden states are not this teacher's: "
+            f"{verdict.states_apart:.1%} of positions are more than {STATES_APART:.0%} apart (the "
+            f"teacher against itself: {verdict.states_control:.1%}); capture again."
+        )
     return verdict
+
+
+def _states(
+    store: Store, windows: Windows, teacher: FrozenTeacher, index_B: np.ndarray
+) -> tuple[float, float]:
+    """Share of positions whose hidden states are apart from fresh ones, and the control's."""
+    layers = list(store.layout.hidden_layers)
+    if not layers:
+        return 0.0, 0.0
+
+    def fresh(index_B: np.ndarray) -> list[Tensor]:
+        _, states = teacher.states(windows.batch(index_B).to(teacher.device), layers)
+        return [states_BLD.float().cpu() for states_BLD in states]
+
+    stored = [s.values() for s in store.states(index_B, windows.ids(index_B), layers)]
+    alone = zip(*(fresh(window) for window in index_B[:, None]), strict=True)
+    wanted, again = fresh(index_B), [torch.cat(parts) for parts in alone]
+    return _share_apart(wanted, stored), _share_apart(wanted, again)
+
+
+def _share_apart(wanted: list[Tensor], other: list[Tensor]) -> float:
+    gaps = [(b - a).norm(dim=-1) / a.norm(dim=-1) for a, b in zip(wanted, other, strict=True)]
+    return float((torch.stack(gaps) > STATES_APART).float().mean())
 
 
 Words = list[dict[int, float]]  # of each position: token -> share of what is kept

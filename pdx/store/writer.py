@@ -14,22 +14,27 @@ from pdx.data import Windows
 from pdx.errors import StoreError
 from pdx.files import locked, require_space, write_bytes
 from pdx.frozen import FrozenTeacher
-from pdx.reduce import chunk_size
 from pdx.store.background import Background
 from pdx.store.codecs.row import Columns
-from pdx.store.format import block_of, shard_of, shard_path
+from pdx.store.columns import reduce
+from pdx.store.format import Part, block_of, shard_of, shard_path
 from pdx.store.reader import Store, tokens_digest
+from pdx.store.states import bytes_per_position, encode
 
 RING_BATCHES = 4  # batches that the teacher may be ahead of the disk
 
 
 @dataclass
 class Claim:
-    """A shard that this process captures, and the lock that says so."""
+    """A shard that this process captures, and the lock that says so.
+
+    Attributes:
+        blocks: of each part of it that is not there yet.
+    """
 
     shard: int
     lock: ExitStack
-    blocks: list[bytes] = field(default_factory=list)
+    blocks: dict[Part, list[bytes]]
     digests: list[int] = field(default_factory=list)
 
 
@@ -58,17 +63,25 @@ def capture(
 ) -> None:
     """Write every missing shard that the first ``num_windows`` windows need.
 
-    A shard is written to a temporary name, fsynced and renamed: a killed capture resumes at the
-    first missing one. Any number of processes may capture one store: each takes shards that
-    nobody has locked. Batches begin at a shard's start, so who captures it makes no difference.
+    A store that was captured without hidden states gets them beside its rows, which stay. A file is
+    written to a temporary name, fsynced and renamed: a killed capture resumes at the first missing
+    one. Any number of processes may capture one store: each takes shards that nobody has locked.
+    Batches begin at a shard's start, so who captures it makes no difference.
 
     Raises:
         StoreError: the disk is full; what is whole stays.
     """
     directory, layout = store.directory, store.layout
-    bounds = [layout.bounds(shard) for shard in layout.missing(directory, num_windows)]
-    todo = sum(stop - start for start, stop in bounds) * layout.seq_len
-    require_space(directory, int(todo * bytes_per_token), "this capture")
+    sizes: dict[Part, float] = dict.fromkeys(
+        layout.hidden_layers, bytes_per_position(teacher.head.weight_VD.shape[1])
+    )
+    sizes[None] = bytes_per_token
+    todo, needed = 0, 0.0
+    for shard in layout.missing(directory, num_windows):
+        start, stop = layout.bounds(shard)
+        todo += (positions := (stop - start) * layout.seq_len)
+        needed += positions * sum(sizes[part] for part in layout.lacking(directory, shard))
+    require_space(directory, int(needed), "this capture")
 
     def work(batch: Batch) -> None:
         _encode(store, windows, batch)
@@ -78,116 +91,51 @@ def capture(
             with Background(work, RING_BATCHES) as ring:
                 taken = 0
                 for shard in missing:
-                    claim = _claim(directory, shard)
+                    claim = _claim(store, shard)
                     if claim is None:
                         continue
                     taken += 1
                     start, stop = layout.bounds(shard)
                     for first in range(start, stop, batch_windows):
                         index_B = np.arange(first, min(first + batch_windows, stop))
-                        columns, copied = reduce(store, windows, teacher, index_B)
+                        columns, copied = reduce(store, windows, teacher, index_B, claim.blocks)
                         ring.put(Batch(claim, index_B, columns, copied, index_B[-1] + 1 == stop))
                         bar.update(len(index_B) * layout.seq_len)
             if not taken:  # all that is missing is being captured by others: wait for one
-                _wait_for(directory, missing[0])
+                _wait_for(store, missing[0])
 
 
 def _lock_path(directory: Path, shard: int) -> Path:
     return shard_path(directory, shard).with_suffix(".lock")
 
 
-def _claim(directory: Path, shard: int) -> Claim | None:
+def _claim(store: Store, shard: int) -> Claim | None:
     """Take a shard, unless it is there or another process has it."""
-    lock = ExitStack()
+    directory, lock = store.directory, ExitStack()
     if not lock.enter_context(locked(_lock_path(directory, shard), wait=False)):
         return None
-    if _unlink_if_done(directory, shard):
+    lacking = _lacking(store, shard)
+    if not lacking:
         lock.close()
         return None
-    for half_written in directory.glob(f".{shard_path(directory, shard).name}.*"):
-        half_written.unlink()  # of a capture that was killed
-    return Claim(shard, lock)
+    for part in lacking:
+        for half_written in directory.glob(f".{shard_path(directory, shard, part).name}.*"):
+            half_written.unlink()  # of a capture that was killed
+    return Claim(shard, lock, {part: [] for part in lacking})
 
 
-def _wait_for(directory: Path, shard: int) -> None:
+def _wait_for(store: Store, shard: int) -> None:
     """Until the process that captures a shard has done so, or is gone."""
-    with locked(_lock_path(directory, shard)):
-        _unlink_if_done(directory, shard)
+    with locked(_lock_path(store.directory, shard)):
+        _lacking(store, shard)
 
 
-def _unlink_if_done(directory: Path, shard: int) -> bool:
-    """Whether a shard is there; its lock, which its holder or a late comer made, is then not."""
-    done = shard_path(directory, shard).exists()
-    if done:
-        _lock_path(directory, shard).unlink(missing_ok=True)
-    return done
-
-
-@torch.no_grad()
-def reduce(
-    store: Store, windows: Windows, teacher: FrozenTeacher, index_B: np.ndarray
-) -> tuple[dict[str, Tensor], "torch.cuda.Event | None"]:
-    """What a store keeps of the windows ``index_B``, on its way to the host: [B * L, ...] each."""
-    batch = windows.batch(index_B).to(teacher.device)
-    hidden_ND = teacher.hidden(batch)
-    targets_N = batch.targets_BL.reshape(-1)
-    length = store.layout.seq_len
-    offsets = torch.from_numpy(index_B)[:, None] * length + torch.arange(length)
-    offset_N = offsets.reshape(-1).to(teacher.device)
-    size = chunk_size(teacher.head.vocab_size)
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(hidden_ND), size):
-        stop = start + size
-        logits_CV = teacher.logits(hidden_ND[start:stop]).float()
-        columns = columns_of(store, logits_CV, targets_N[start:stop], offset_N[start:stop])
-        for name, column in columns.items():
-            parts.setdefault(name, []).append(column)
-    whole = {name: torch.cat(columns) for name, columns in parts.items()}
-    if teacher.device.type != "cuda":
-        return whole, None
-    pinned = {
-        name: torch.empty(column.shape, dtype=column.dtype, pin_memory=True).copy_(
-            column, non_blocking=True
-        )
-        for name, column in whole.items()
-    }
-    copied = torch.cuda.Event()
-    copied.record()
-    return pinned, copied
-
-
-def columns_of(
-    store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor
-) -> dict[str, Tensor]:
-    """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
-    columns = float_columns(logits_CV, targets_C, store.layout.temperatures)
-    return columns | store.codec.reduce(logits_CV, columns["lse@1"], offset_C)
-
-
-def float_columns(
-    logits_CV: Tensor, targets_C: Tensor, temperatures: tuple[float, ...]
-) -> dict[str, Tensor]:
-    """The float32 columns that every kind of store keeps, in as few passes as they need."""
-    top_C1 = logits_CV.amax(-1, keepdim=True)
-    under_CV = logits_CV - top_C1
-    probs_CV = under_CV.exp()
-    mass = {1.0: probs_CV.sum(-1)}
-    for heat in temperatures:
-        if heat == 0.5:
-            mass[heat] = torch.linalg.vecdot(probs_CV, probs_CV)
-        elif heat == 2.0:
-            mass[heat] = probs_CV.sqrt().sum(-1)
-        elif heat != 1.0:
-            mass[heat] = (under_CV / heat).exp().sum(-1)
-    columns = {f"lse@{t:g}": top_C1[:, 0] / t + mass[t].log() for t in temperatures}
-    target_C = logits_CV.gather(-1, targets_C[:, None])[:, 0]
-    columns["target_logprob"] = target_C - columns["lse@1"]
-    mean_C = torch.linalg.vecdot(probs_CV, under_CV) / mass[1.0]
-    columns["entropy"] = mass[1.0].log() - mean_C
-    around_CV = under_CV.sub_(under_CV.mean(-1, keepdim=True))  # four times as fast as std()
-    variance_C = torch.linalg.vecdot(around_CV, around_CV) / around_CV.shape[-1]
-    columns["logit_std"] = variance_C.sqrt()
-    return columns
+def _lacking(store: Store, shard: int) -> list[Part]:
+    """What of a shard is not there; of one that is, no lock stays that a late comer made."""
+    lacking = store.layout.lacking(store.directory, shard)
+    if not lacking:
+        _lock_path(store.directory, shard).unlink(missing_ok=True)
+    return lacking
 
 
 def _encode(store: Store, windows: Windows, batch: Batch) -> None:
@@ -199,36 +147,42 @@ def _encode(store: Store, windows: Windows, batch: Batch) -> None:
         name: column.numpy().reshape(*shape, *column.shape[1:])
         for name, column in batch.columns.items()
     }
-    blocks, digests = blocks_of(store, windows.ids(batch.index_B), columns)
-    claim.blocks.extend(blocks)
-    claim.digests.extend(digests)
+    for part, blocks in claim.blocks.items():
+        if part is None:
+            blocks.extend(blocks_of(store, columns))
+        else:
+            kept = zip(columns[f"codes@{part}"], columns[f"steps@{part}"], strict=True)
+            blocks.extend(encode(codes_LD, steps_LG) for codes_LD, steps_LG in kept)
+    claim.digests.extend(tokens_digest(tokens) for tokens in windows.ids(batch.index_B))
     if batch.is_last:
-        write_shard(store, claim.shard, claim.blocks, claim.digests)
+        for part, blocks in claim.blocks.items():
+            write_shard(store, claim.shard, blocks, claim.digests, part)
         _lock_path(store.directory, claim.shard).unlink(missing_ok=True)
         claim.lock.close()
 
 
-def blocks_of(store: Store, ids: np.ndarray, columns: Columns) -> tuple[list[bytes], list[int]]:
-    """A block for each window, of columns [B, L, ...], and the digests of their tokens."""
-    blocks, digests = [], []
-    for b, tokens in enumerate(ids):
+def blocks_of(store: Store, columns: Columns) -> list[bytes]:
+    """A block of rows for each window, of columns [B, L, ...]."""
+    blocks = []
+    for b in range(len(columns["entropy"])):
         window = {name: column[b] for name, column in columns.items()}
         planes = store.codec.encode(window)
         floats = np.stack([window[name] for name in store.layout.columns]).astype("<f4")
         blocks.append(block_of([floats.tobytes(), *planes]))
-        digests.append(tokens_digest(tokens))
-    return blocks, digests
+    return blocks
 
 
-def write_shard(store: Store, shard: int, blocks: list[bytes], digests: list[int]) -> None:
-    """Write a shard whole.
+def write_shard(
+    store: Store, shard: int, blocks: list[bytes], digests: list[int], part: Part = None
+) -> None:
+    """Write one file of a shard, whole.
 
     Raises:
         StoreError: the disk is full.
     """
     first = store.layout.bounds(shard)[0]
-    payload = shard_of(blocks, digests, first, store.id, store.ranks_crc)
-    path = shard_path(store.directory, shard)
+    payload = shard_of(blocks, digests, first, store.id, store.ranks_crc, part)
+    path = shard_path(store.directory, shard, part)
     try:
         write_bytes(path, payload)
     except OSError as err:

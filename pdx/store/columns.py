@@ -1,0 +1,105 @@
+"""What of a teacher's pass a store keeps, on its way from the device to the host."""
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pdx.data import Batch, Windows
+from pdx.frozen import FrozenTeacher
+from pdx.reduce import chunk_size
+from pdx.store.format import Part
+from pdx.store.reader import Store
+from pdx.store.states import quantise
+
+
+@torch.no_grad()
+def reduce(
+    store: Store,
+    windows: Windows,
+    teacher: FrozenTeacher,
+    index_B: np.ndarray,
+    parts: Collection[Part] = (None,),
+) -> tuple[dict[str, Tensor], "torch.cuda.Event | None"]:
+    """What parts of a store keep of the windows ``index_B``, on its way to the host.
+
+    Shape:
+        [B * L, ...] each.
+    """
+    batch = windows.batch(index_B).to(teacher.device)
+    layers = [part for part in parts if part is not None]
+    hidden_ND, states = teacher.states(batch, layers)
+    whole = _rows(store, teacher, batch, hidden_ND, index_B) if None in parts else {}
+    for layer, states_BLD in zip(layers, states, strict=True):
+        codes_BLD, steps_BLG = quantise(states_BLD)
+        whole |= {f"codes@{layer}": codes_BLD.flatten(0, 1)}
+        whole |= {f"steps@{layer}": steps_BLG.flatten(0, 1)}
+    if teacher.device.type != "cuda":
+        return whole, None
+    pinned = {
+        name: torch.empty(column.shape, dtype=column.dtype, pin_memory=True).copy_(
+            column, non_blocking=True
+        )
+        for name, column in whole.items()
+    }
+    copied = torch.cuda.Event()
+    copied.record()
+    return pinned, copied
+
+
+def _rows(
+    store: Store,
+    teacher: FrozenTeacher,
+    batch: Batch,
+    hidden_ND: Tensor,
+    index_B: np.ndarray,
+) -> dict[str, Tensor]:
+    """What a store keeps of the logits, formed chunk by chunk."""
+    targets_N = batch.targets_BL.reshape(-1)
+    length = store.layout.seq_len
+    offsets = torch.from_numpy(index_B)[:, None] * length + torch.arange(length)
+    offset_N = offsets.reshape(-1).to(teacher.device)
+    size = chunk_size(teacher.head.vocab_size)
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(hidden_ND), size):
+        stop = start + size
+        logits_CV = teacher.logits(hidden_ND[start:stop]).float()
+        columns = columns_of(store, logits_CV, targets_N[start:stop], offset_N[start:stop])
+        for name, column in columns.items():
+            parts.setdefault(name, []).append(column)
+    return {name: torch.cat(columns) for name, columns in parts.items()}
+
+
+def columns_of(
+    store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor
+) -> dict[str, Tensor]:
+    """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
+    columns = float_columns(logits_CV, targets_C, store.layout.temperatures)
+    return columns | store.codec.reduce(logits_CV, columns["lse@1"], offset_C)
+
+
+def float_columns(
+    logits_CV: Tensor, targets_C: Tensor, temperatures: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """The float32 columns that every kind of store keeps, in as few passes as they need."""
+    top_C1 = logits_CV.amax(-1, keepdim=True)
+    under_CV = logits_CV - top_C1
+    probs_CV = under_CV.exp()
+    mass = {1.0: probs_CV.sum(-1)}
+    for heat in temperatures:
+        if heat == 0.5:
+            mass[heat] = torch.linalg.vecdot(probs_CV, probs_CV)
+        elif heat == 2.0:
+            mass[heat] = probs_CV.sqrt().sum(-1)
+        elif heat != 1.0:
+            mass[heat] = (under_CV / heat).exp().sum(-1)
+    columns = {f"lse@{t:g}": top_C1[:, 0] / t + mass[t].log() for t in temperatures}
+    target_C = logits_CV.gather(-1, targets_C[:, None])[:, 0]
+    columns["target_logprob"] = target_C - columns["lse@1"]
+    mean_C = torch.linalg.vecdot(probs_CV, under_CV) / mass[1.0]
+    columns["entropy"] = mass[1.0].log() - mean_C
+    around_CV = under_CV.sub_(under_CV.mean(-1, keepdim=True))  # four times as fast as std()
+    variance_C = torch.linalg.vecdot(around_CV, around_CV) / around_CV.shape[-1]
+    columns["logit_std"] = variance_C.sqrt()
+    return columns
