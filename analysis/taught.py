@@ -2,7 +2,7 @@
 
 # pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
 import numpy as np
 import pandas as pd
