@@ -101,9 +101,10 @@ def test_artifacts_are_the_config_and_our_own_figures(finished: Shell, client: M
 def test_a_report_made_by_hand_is_attached_where_the_sweep_is(finished: Shell, env: Env):
     (parent,) = finished.mlflow_runs(KIND("sweep"))
     html = Path(parent.info.artifact_uri.removeprefix("file://")) / "report" / "report.html"
-    before = html.stat().st_mtime_ns
+    before, plan = html.stat().st_mtime_ns, finished.plan()
     said = finished.pdx("report", "sweep=tiny").stdout
     assert html.stat().st_mtime_ns > before and "not attached" not in said
+    assert finished.plan() == plan, "what it was trained with is not what it is reported with"
 
     assert "there is no sqlite" in (attach_to_sweep(env, "tiny", [html]) or "")
     assert not Path(env.mlflow_uri.removeprefix("sqlite:///")).exists(), "it makes no store"

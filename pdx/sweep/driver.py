@@ -52,9 +52,12 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         print(status_of(plan, env))
         return None
     if sweeper.action == "report":
-        plan.save(directory)
         from pdx.tracking import attach_to_sweep
 
+        if (directory / "plan.json").exists():  # what trained it, with all that it said of env
+            trained = load_plan(directory)
+            plan = replace(plan, command=trained.command, points=trained.points)
+        plan.save(directory)
         html, files = report(plan, env)
         print(f"report: {html}")
         if why_not := attach_to_sweep(env, plan.sweep_id, files):
