@@ -260,10 +260,15 @@ class Shared:
 
 
 def ensure_all(configs: list[dict[str, Any]]) -> None:
-    """Make what a list of runs shares: each teacher and store once, as far as any run reads."""
+    """Make what a list of runs shares: each teacher and store once, as far as any run reads.
+
+    Raises:
+        ConfigError: this machine cannot evaluate one of them; said before anything is made.
+    """
     todo: dict[str, tuple[Shared, int]] = {}
     for config in configs:
         run, env = run_of_resolved(config)
+        run.eval.ensure(env)
         shared = Shared.of(run, env)
         parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]
         parts.append([run.eval.num_tokens_teacher])
