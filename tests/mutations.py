@@ -1360,6 +1360,20 @@ MUTATIONS = [
         "predict",
     ),
     Mutation(
+        "what chance gives to a setting counted for it",
+        "analysis/importance.py",
+        "(left - whole - (rank - fewer) * mean_square)",
+        "(left - whole)",
+        "report_any",
+    ),
+    Mutation(
+        "a law of as many parameters as settings trusted",
+        "analysis/forecast.py",
+        "elif settings <= found.num_free:",
+        "elif settings < 0:",
+        "predict",
+    ),
+    Mutation(
         "an interval of the mean, not of one more run",
         "analysis/forecast.py",
         "for values in (moved + noise, moved)",

@@ -71,6 +71,18 @@ def asked(runs: pd.DataFrame, num_params: float, **kw: float) -> Prediction:
     return predict(runs, target, "made", METRIC, flops_6nd, num_resamples=100)
 
 
+def test_a_law_with_as_many_parameters_as_settings_is_refused() -> None:
+    """It goes through every mean, and its residuals say nothing of how far off it may be."""
+    runs = made({}, sizes=(1e6, 3e6, 1e7))
+    longer = runs.assign(num_tokens=2 * runs["num_tokens"], **{METRIC: runs[METRIC] - 0.1})
+    target = Target(num_params=1e9, num_tokens=2e10)
+    for sizes in ([1e6, 3e6], [1e6, 3e6, 1e7]):
+        known = pd.concat([runs, longer[longer[SIZE].isin(sizes)]])
+        found = forecast(known, "plain", target, METRIC, num_resamples=5)
+        why = "5 distinct settings for 5 parameters: nothing is left to test it by"
+        assert (found.refused.get("chinchilla") == why) == (len(sizes) == 2), found.refused
+
+
 @pytest.mark.parametrize("out", [["s300k"], ["s100k", "s300k"]])
 def test_the_largest_students_of_a_real_sweep_lie_in_their_intervals(
     demo: pd.DataFrame, out: list[str]

@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from pdx.analysis.foreign import Reading, curves_read, results_of
-from pdx.analysis.importance import importances
+from pdx.analysis.importance import _shares, importances
 from pdx.analysis.laws import law_named
 from pdx.analysis.panels import draw_all
 from pdx.analysis.report import write_results
@@ -304,3 +304,18 @@ def test_the_report_reads_on_a_desk_and_on_a_phone(
             least = "Math.min(...[...document.images].map(i => i.getBoundingClientRect().width))"
             assert browser.ask(least) > 380, "figures keep a size that can be read, and scroll"
             browser.screenshot(f"report_{width}")
+
+
+def test_a_share_is_omega_squared_as_the_textbook_has_it() -> None:
+    """Of one setting alone, and then what chance gives to a setting is taken off it."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(4), 6)
+    loss = 0.3 * group + rng.normal(size=24)
+    means = np.array([loss[group == k].mean() for k in range(4)])
+    between = 6 * ((means - loss.mean()) ** 2).sum()
+    total = ((loss - loss.mean()) ** 2).sum()
+    within = (total - between) / (24 - 4)
+    (share,) = _shares({"setting": group}, loss)
+    assert share == pytest.approx((between - 3 * within) / total)
+    nothing = [_shares({"setting": rng.permutation(group)}, loss)[0] for _ in range(400)]
+    assert abs(np.mean(nothing)) < 0.03, "3 of 23 degrees of freedom would be 0.13"
