@@ -65,14 +65,14 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
     """
     uri = env.mlflow_uri
     try:
-        if uri.startswith("sqlite:///"):
-            _create_whole(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+        if database := _sqlite_file(uri):
+            _create_whole(database)
         client = _client(uri)
         experiment = client.get_experiment_by_name(env.experiment)
         if experiment is not None:
             return client, experiment.experiment_id
         artifacts = (env.paths.root.resolve() / "mlartifacts").as_uri()
-        location = artifacts if uri.startswith("sqlite:///") else None
+        location = artifacts if database else None
         return client, client.create_experiment(env.experiment, artifact_location=location)
     except MlflowException as err:
         first = str(err).splitlines()[0][:300]
@@ -81,6 +81,13 @@ def connect(env: Env) -> tuple[MlflowClient, str]:
             "(`pdx ui` serves the default store), or set env.tracking_uri=null for a SQLite file "
             "in the output directory."
         ) from err
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None of a server."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def _create_whole(database: Path) -> None:
@@ -179,7 +186,7 @@ def attach_to_sweep(env: Env, sweep_id: str, files: Iterable[Path]) -> str | Non
     Creates no store: a report is also made where nothing was ever trained.
     """
     uri = env.mlflow_uri
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (database := _sqlite_file(uri)) and not database.exists():
         return f"there is no {uri}"
     try:
         log = SweepLog(env, sweep_id)
