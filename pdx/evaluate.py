@@ -15,7 +15,7 @@ from pdx.build import check
 from pdx.files import publish, read_json, require_space, write_json
 from pdx.models import Head, head_of, hidden_states
 from pdx.ranks import Ranks
-from pdx.reduce import chunk_size
+from pdx.reduce import cached_size
 
 if TYPE_CHECKING:
     from pdx.data import Batch, Windows
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pdx.prepare import Shared
 
 EVAL_BATCH_TOKENS = 8192
-CACHED_ELEMENTS = 2**19  # logits of a chunk that stay in a CPU's cache: half the time of chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +98,7 @@ def passes(
 
 def chunks_of_logits(hidden_ND: Tensor, head: Head) -> Iterator[tuple[slice, Tensor]]:
     """Logits [C, V] in float32, each chunk with the positions that it is of."""
-    size = chunk_size(head.vocab_size)
-    if hidden_ND.device.type == "cpu":
-        size = max(1, CACHED_ELEMENTS // head.vocab_size)
+    size = cached_size(head.vocab_size, hidden_ND.device)
     for start in range(0, len(hidden_ND), size):
         part = slice(start, start + size)
         yield part, head(hidden_ND[part]).float()

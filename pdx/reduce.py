@@ -13,6 +13,7 @@ from pdx.student import Chunk
 # Elements of logits formed at once: 48 MiB in float32. On a CPU more is no faster, and much less
 # reads the head's gradient too often (benchmarks/README.md).
 CHUNK_ELEMENTS = 3 * 2**22
+CACHED_ELEMENTS = 2**19  # that several passes find in a CPU's cache: a third of the time
 
 
 class Loss(Protocol):
@@ -37,6 +38,12 @@ class Sums(NamedTuple):
 def chunk_size(vocab_size: int) -> int:
     """Positions per chunk, so that the logits formed at once stay bounded."""
     return max(1, CHUNK_ELEMENTS // vocab_size)
+
+
+def cached_size(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits are read several times over: on a CPU as many as its cache holds."""
+    elements = CACHED_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS
+    return max(1, elements // vocab_size)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pdx.largest import largest
 from pdx.student import Heat, Student, column, kept_ids, upcast
 
 # Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN, and
@@ -67,8 +68,8 @@ class Rows(NamedTuple):
     ) -> "Rows":
         """Reduce full logits to rows, in float32."""
         logits_NV = logits_NV.float()
-        top = logits_NV.topk(min(top_k, logits_NV.shape[-1]), dim=-1)
-        return Rows(top.indices, top.values, Facts.of(logits_NV, temperatures, spread))
+        values_NK, ids_NK = largest(logits_NV, min(top_k, logits_NV.shape[-1]))
+        return Rows(ids_NK, values_NK, Facts.of(logits_NV, temperatures, spread))
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on another device."""

@@ -772,6 +772,20 @@ MUTATIONS = [
         "store_codecs",
     ),
     Mutation(
+        "the last ids are never among the largest",
+        "largest.py",
+        "if end < vocab_size:",
+        "if False:",
+        "largest",
+    ),
+    Mutation(
+        "one block less is looked through",
+        "largest.py",
+        "block_CK = blocks_CWM.amax(1).topk(top_k,",
+        "block_CK = blocks_CWM[:, :-1].amax(1).topk(top_k,",
+        "largest",
+    ),
+    Mutation(
         "draws depend on the place in the batch",
         "store/columns.py",
         "offset_N[start:stop])",

@@ -41,7 +41,7 @@ def student(shared: Shared) -> Any:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several batches, the last one short, and chunks that do not divide them."""
     monkeypatch.setattr(evaluate, "EVAL_BATCH_TOKENS", 6 * 64)
-    monkeypatch.setattr(evaluate, "chunk_size", lambda vocab_size: 100)
+    monkeypatch.setattr(evaluate, "cached_size", lambda vocab_size, device: 100)
 
 
 @pytest.mark.parametrize("mask", [False, True])

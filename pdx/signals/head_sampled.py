@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pdx.build import check
 from pdx.draws import draw, merge
+from pdx.largest import largest
 from pdx.signal import Facts, Rows
 from pdx.signals.drawn import Drawn
 from pdx.signals.sampled import log_shares
@@ -39,9 +40,9 @@ class HeadSampled(Drawn):
         check(self.num_draws >= 1, "signal.num_draws", self.num_draws, "must be at least 1")
 
     def rows_of(self, logits_CV: Tensor, offset_C: Tensor) -> Rows:
-        head = logits_CV.topk(self.top_k, dim=-1)
-        rest_CV = logits_CV.scatter(-1, head.indices, -torch.inf)
+        values_CK, head_CK = largest(logits_CV, self.top_k)
+        rest_CV = logits_CV.scatter(-1, head_CK, -torch.inf)
         ids_CK, counts_CK = merge(draw(rest_CV, offset_C, self.num_draws, self.seed))
         tail_CK = log_shares(counts_CK, self.num_draws) + rest_CV.logsumexp(-1, keepdim=True)
-        ids_CK = torch.cat([head.indices, ids_CK], -1)
-        return Rows(ids_CK, torch.cat([head.values, tail_CK], -1), Facts({}))
+        ids_CK = torch.cat([head_CK, ids_CK], -1)
+        return Rows(ids_CK, torch.cat([values_CK, tail_CK], -1), Facts({}))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pdx.data import Batch, Windows
 from pdx.frozen import FrozenTeacher
-from pdx.reduce import chunk_size
+from pdx.reduce import cached_size, chunk_size
 from pdx.store.format import Part
 from pdx.store.reader import Store
 from pdx.store.states import quantise
@@ -75,8 +75,15 @@ def columns_of(
     store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor
 ) -> dict[str, Tensor]:
     """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
-    columns = float_columns(logits_CV, targets_C, store.layout.temperatures)
-    return columns | store.codec.reduce(logits_CV, columns["lse@1"], offset_C)
+    parts: dict[str, list[Tensor]] = {}
+    size = cached_size(logits_CV.shape[-1], logits_CV.device)
+    for start in range(0, len(logits_CV), size):
+        rows = slice(start, start + size)
+        columns = float_columns(logits_CV[rows], targets_C[rows], store.layout.temperatures)
+        columns |= store.codec.reduce(logits_CV[rows], columns["lse@1"], offset_C[rows])
+        for name, column in columns.items():
+            parts.setdefault(name, []).append(column)
+    return {name: torch.cat(columns) for name, columns in parts.items()}
 
 
 def float_columns(

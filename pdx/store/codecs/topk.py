@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pdx.largest import largest
 from pdx.store import bits
 from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
@@ -61,7 +62,7 @@ class TopKCodec:
 
     def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
         """What leaves the device; ``offset_C`` is not read: nothing here is drawn."""
-        values_CK, ids_CK = logits_CV.topk(self.top_k, dim=-1)
+        values_CK, ids_CK = largest(logits_CV, self.top_k)
         columns = {"ids": ids_CK.to(torch.int32), "logits": values_CK}
         if self.ragged:
             probs_CK = (values_CK - lse_C[:, None]).exp()
