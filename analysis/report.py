@@ -1,6 +1,7 @@
 """One self-contained report.html with its figures, tables and fits, from the run folders."""
 
 import base64
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,15 @@ def render(results: Results, figures: list[Drawn], questions: list[Table]) -> st
         verdicts=verdicts_table(results),
         cost=cost_table(results),
         provenance=provenance(results),
-        remake=remake_command(plan.command),
+        command=shown_command(plan.command),
+        remake=remake_command(shown_command(plan.command)),
     )
+
+
+def shown_command(command: str) -> str:
+    """A command without what is ``env``'s: where and how it ran on one machine, not what it was."""
+    words = shlex.split(command)
+    return shlex.join(word for word in words if not word.lstrip("+~").startswith("env."))
 
 
 def remake_command(command: str) -> str:

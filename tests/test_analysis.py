@@ -17,7 +17,7 @@ from pdx.analysis.fit import Fit, fit
 from pdx.analysis.laws import law_named
 from pdx.analysis.panels import draw_all
 from pdx.analysis.reading import does_not_show, shows
-from pdx.analysis.report import remake_command, write_report
+from pdx.analysis.report import remake_command, shown_command, write_report
 from pdx.analysis.results import Results, analyse
 from pdx.analysis.table import load_plan, load_runs, write_table
 from pdx.errors import SweepError
@@ -577,6 +577,11 @@ def test_a_control_at_another_rate_is_said_to_be(tmp_path: Path) -> None:
     path.write_text(json.dumps(raw))
     limits = " ".join(does_not_show(analyse(sweep_dir, runs_dir, num_resamples=2)))
     assert "2 of 2 pairs differ in it (such as 0.004 against the control's 0.002)" in limits
+
+
+def test_a_shown_command_says_nothing_of_the_machine() -> None:
+    command = "pdx train -m sweep=demo 'train.seed=range(8, 16)' '++env.outputs=/me/a b' env.x=1"
+    assert shown_command(command) == "pdx train -m sweep=demo 'train.seed=range(8, 16)'"
 
 
 def test_remake_command() -> None:
