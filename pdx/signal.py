@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pdx.largest import largest
-from pdx.student import Heat, Student, column, kept_ids, upcast
+from pdx.student import Heat, Student, column, upcast
 
 # Log-probability of what carries no mass. Finite, so that 0 * NOTHING is 0 and not NaN, and
 # exp(NOTHING) is 0 in float32 and float64 alike.
@@ -222,150 +222,6 @@ class DenseSignal:
         return self.logits_NV / column(self.heats.teacher)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SparseSignal:
-    """The kept tokens of each position, and what becomes of the rest.
-
-    Shape:
-        ids_NK int64, logits_NK, keep_NK bool (rows may keep fewer than K; the first is always
-        kept), rest_N: logsumexp over the tokens that are no entry of the row, at the teacher's
-        temperature (1 where ``tail`` is decoupled), or None where the tail does not need it.
-    """
-
-    ids_NK: Tensor
-    logits_NK: Tensor
-    keep_NK: Tensor
-    rest_N: Tensor | None
-    targets_N: Tensor
-    tail: str
-    heats: Heats
-
-    @property
-    def scale(self) -> float | Tensor:
-        # Decoupled: the square would belong to one of its two terms only.
-        return 1.0 if self.tail == "decoupled" else self.heats.scale
-
-    def chunk(self, start: int, stop: int) -> "SparseSignal":
-        return SparseSignal(
-            ids_NK=self.ids_NK[start:stop],
-            logits_NK=self.logits_NK[start:stop],
-            keep_NK=self.keep_NK[start:stop],
-            rest_N=None if self.rest_N is None else self.rest_N[start:stop],
-            targets_N=self.targets_N[start:stop],
-            tail=self.tail,
-            heats=self.heats.chunk(start, stop),
-        )
-
-    def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
-        student = as_student(student_logits_CV)
-        return getattr(self, f"_{self.tail}")(student, self.heats.of_student(student))
-
-    def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
-        student = as_student(student_logits_CV)
-        student_CK = student.at(self.ids_NK, self.keep_NK, self.heats.of_student(student))
-        return self._tempered(student), student_CK, self.keep_NK
-
-    # ---- one method a tail: the teacher, and the student, on the support that it makes -----------
-
-    def _renormalize(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        teacher_CK = self._only_kept(self._tempered(student)).log_softmax(-1)
-        return self._without_dropped(teacher_CK, self._student_parts(student, heat)[:, :-1])
-
-    def _weights(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        """Log-weights as they are, which need not sum to one: importance-weighted draws."""
-        student_CK = self._student_parts(student, heat)[:, :-1]
-        return self._without_dropped(self.logits_NK.to(student.dtype), student_CK)
-
-    def _support(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        student_CK = student.at(self.ids_NK, self.keep_NK, heat)
-        sides = (self._only_kept(x).log_softmax(-1) for x in (self._tempered(student), student_CK))
-        return self._without_dropped(*sides)
-
-    def _drop(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        teacher_CS, student_CS = self._parts(student), self._student_parts(student, heat)
-        return self._without_dropped(teacher_CS[:, :-1], student_CS[:, :-1])
-
-    def _bucket(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        return self._with_rest(student, self._parts(student), self._student_parts(student, heat))
-
-    def _decoupled(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        """What is kept and what is not, at temperature 1; among the kept, tempered."""
-        student_CS, teacher_CS = self._student_parts(student, 1.0), self._parts(student)
-        kept_CK = student.at(self.ids_NK, self.keep_NK, heat)
-        sides = []
-        for parts_CS, tempered_CK in ((teacher_CS, self._tempered(student)), (student_CS, kept_CK)):
-            within_CK = self._only_kept(tempered_CK).log_softmax(-1)
-            mass_C1 = parts_CS[:, :-1].logsumexp(-1, keepdim=True)
-            sides.append(torch.cat([mass_C1 + within_CK, parts_CS[:, -1:]], -1))
-        return self._with_rest(student, *sides)
-
-    def _to_label(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        """The label is one more entry where it is not kept; it gets the rest either way."""
-        label_C1 = self.targets_N[:, None]
-        parts_CS, nothing_C1 = self._parts(student), torch.tensor(-torch.inf)
-        is_label_CK = (self.ids_NK == label_C1) & self.keep_NK
-        kept_CK, rest_C1 = parts_CS[:, :-1], parts_CS[:, -1:]
-        kept_CK = torch.where(is_label_CK, torch.logaddexp(kept_CK, rest_C1), kept_CK)
-        more_C1 = ~is_label_CK.any(-1, keepdim=True)
-        teacher_CS = torch.cat([kept_CK, torch.where(more_C1, rest_C1, nothing_C1)], -1)
-        wider = replace(
-            self,
-            ids_NK=torch.cat([self.ids_NK, label_C1], -1),
-            keep_NK=torch.cat([self.keep_NK, more_C1], -1),
-        )
-        student_CS = wider._student_parts(student, heat)[:, :-1]
-        return wider._without_dropped(teacher_CS, student_CS)
-
-    def _smooth(self, student: Student, heat: Heat) -> tuple[Tensor, Tensor]:
-        """The rest evenly on all that is not kept: a support of the whole vocabulary."""
-        student_CV, parts_CS = student.logprobs(heat), self._parts(student)
-        num_rest_C1 = student.vocab_size - self.keep_NK.sum(-1, keepdim=True)
-        each_C1 = parts_CS[:, -1:] - num_rest_C1.clamp(min=1).to(student.dtype).log()
-        kept_CK = torch.where(self.keep_NK, parts_CS[:, :-1], parts_CS[:, :1])
-        teacher_CV = each_C1.repeat(1, student.vocab_size)
-        teacher_CV = teacher_CV.scatter(-1, kept_ids(self.ids_NK, self.keep_NK), kept_CK)
-        return teacher_CV.clamp(min=NOTHING), student_CV
-
-    # ---- what they are made of -------------------------------------------------------------------
-
-    def _tempered(self, student: Student) -> Tensor:
-        return self.logits_NK.to(student.dtype) / column(self.heats.teacher)
-
-    def _only_kept(self, logits_CK: Tensor) -> Tensor:
-        return logits_CK.masked_fill(~self.keep_NK, -torch.inf)
-
-    def _parts(self, student: Student) -> Tensor:
-        """Log-probabilities of the teacher: of each kept token, and of all others together."""
-        assert self.rest_N is not None
-        decoupled = self.tail == "decoupled"
-        logits_CK = self.logits_NK.to(student.dtype) if decoupled else self._tempered(student)
-        unkept_CK = logits_CK.masked_fill(self.keep_NK | (self.logits_NK <= NOTHING), -torch.inf)
-        rest_C1 = (
-            self.rest_N[:, None].to(student.dtype).masked_fill(self._whole(student), -torch.inf)
-        )
-        rest_C1 = torch.cat([unkept_CK, rest_C1], -1).logsumexp(-1, keepdim=True)
-        return torch.cat([self._only_kept(logits_CK), rest_C1], -1).log_softmax(-1)
-
-    def _student_parts(self, student: Student, heat: Heat) -> Tensor:
-        """The same of the student, whose softmax is always over everything."""
-        kept_CK = self._only_kept(student.at(self.ids_NK, self.keep_NK, heat))
-        rest_C1 = student.rest(self.ids_NK, self.keep_NK, heat)[:, None]
-        return torch.cat([kept_CK, rest_C1], -1).log_softmax(-1)
-
-    def _whole(self, student: Student) -> Tensor:
-        """Rows that keep the whole vocabulary, [C, 1]: they have no rest."""
-        return self.keep_NK.sum(-1, keepdim=True) == student.vocab_size
-
-    def _without_dropped(self, *sides_CK: Tensor) -> tuple[Tensor, Tensor]:
-        teacher_CK, student_CK = (x.masked_fill(~self.keep_NK, NOTHING) for x in sides_CK)
-        return teacher_CK, student_CK
-
-    def _with_rest(self, student: Student, *sides_CS: Tensor) -> tuple[Tensor, Tensor]:
-        nothing_CS = torch.cat([~self.keep_NK, self._whole(student)], -1)
-        teacher_CS, student_CS = (x.masked_fill(nothing_CS, NOTHING) for x in sides_CS)
-        return teacher_CS.clamp(min=NOTHING), student_CS
-
-
 class Silent:
     """What a loss is told that has no teacher: nothing, and that it counts as it is."""
 
@@ -384,7 +240,7 @@ class Silent:
 class Spoken(Protocol):
     """A value of the signal axis: what it makes of a chunk of the teacher's logits."""
 
-    def of_logits(self, logits_CV: Tensor, context: Context) -> DenseSignal | SparseSignal: ...
+    def of_logits(self, logits_CV: Tensor, context: Context) -> TeacherSignal: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,7 +261,7 @@ class LiveSignal:
         return self._all().scale
 
     @torch.no_grad()
-    def chunk(self, start: int, stop: int) -> DenseSignal | SparseSignal:
+    def chunk(self, start: int, stop: int) -> TeacherSignal:
         logits_CV = upcast(self.head(self.hidden_ND[start:stop])).detach()
         return self.signal.of_logits(logits_CV, self.context.chunk(start, stop))
 
@@ -415,7 +271,7 @@ class LiveSignal:
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:
         return self._all().kept_logits(student_logits_CV)
 
-    def _all(self) -> DenseSignal | SparseSignal:
+    def _all(self) -> TeacherSignal:
         return self.chunk(0, len(self.hidden_ND))
 
 

@@ -12,7 +12,8 @@ from pdx.errors import ConfigError
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.prepare import Shared
-from pdx.signal import SparseSignal, entropy
+from pdx.signal import entropy
+from pdx.sparse import SparseSignal
 
 Tiny = Callable[..., tuple[Run, Env]]
 CPU = torch.device("cpu")

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import NOTHING, Context, Heats, Rows, SparseSignal
+from pdx.signal import NOTHING, Context, Heats, Rows
+from pdx.sparse import SparseSignal
 
 
 class Drawn:

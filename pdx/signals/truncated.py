@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import LEAST_TAIL, NOTHING, Context, Heats, Rows, SparseSignal, Temperature
+from pdx.signal import LEAST_TAIL, NOTHING, Context, Heats, Rows, Temperature
+from pdx.sparse import SparseSignal
 from pdx.student import column
 
 # What becomes of the mass outside the kept tokens; pdx.signals.topk says what each does.
