@@ -62,7 +62,8 @@ def recommend(
         slope = slope_of(runs, first, rival, target.num_params, metric)
         slopes += [slope] if slope else []
         by_slope(slope, first, rival, reasons, checks)
-    _without_largest(runs, known, first, target, metric, reasons, checks)
+    by_recipe = {name: runs[runs["recipe"] == name] for name in known}
+    without_largest(by_recipe, first, dict.fromkeys(known, target), metric, reasons, checks)
     return Recommendation(
         first=first,
         recipe=None if reasons else first,
@@ -121,21 +122,20 @@ def by_slope(
     reasons.append(f"{text}: may be nothing or a loss there{zero}")
 
 
-def _without_largest(
-    runs: pd.DataFrame,
-    known: Mapping[str, Forecast],
+def without_largest(
+    runs: Mapping[str, pd.DataFrame],
     first: str,
-    target: Target,
+    targets: Mapping[str, Target],
     metric: str,
     reasons: list[str],
     checks: list[str],
 ) -> None:
     """The same recipe is first when the largest size is not looked at."""
-    largest = float(runs[SIZE_NAME].max())
-    kept = runs[runs[SIZE_NAME].astype(float) < largest]
+    largest = max(float(own[SIZE_NAME].max()) for own in runs.values())
+    kept = {name: own[own[SIZE_NAME].astype(float) < largest] for name, own in runs.items()}
     again = {
-        name: forecast(kept[kept["recipe"] == name], name, target, metric, num_resamples=20)
-        for name in known
+        name: forecast(own, name, targets[name], metric, num_resamples=20)
+        for name, own in kept.items()
     }
     leads = firsts(again)
     others = {law: name for law, name in leads.items() if name != first}

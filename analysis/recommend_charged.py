@@ -12,11 +12,11 @@ along the slope of the measured gain, and without the largest size.
 import numpy as np
 import pandas as pd
 
-from .aggregate import SIZE_NAME, human
+from .aggregate import SIZE_NAME
 from .compute import Accounting, total_flops
-from .forecast import Forecast, Target, forecast
+from .forecast import Forecast, Target
 from .gains import LEAST_SIZES, slope_of_pairs
-from .recommend import Recommendation, by_laws, by_slope, firsts
+from .recommend import Recommendation, by_laws, by_slope, without_largest
 
 
 def recommend_charged(
@@ -55,7 +55,7 @@ def recommend_charged(
     else:
         by_slope(slope, first, rival, reasons, checks)
     runs = {recipe: own, control: controls}
-    _without_largest(runs, first, targets, metric, reasons, checks)
+    without_largest(runs, first, targets, metric, reasons, checks)
     return Recommendation(
         first=first,
         recipe=None if reasons else first,
@@ -85,26 +85,3 @@ def _pairs(
             loss = np.interp(np.log(wanted), np.log(at), ladder.to_numpy())
             rows.append((run[SIZE_NAME], run["num_tokens"], float(loss) - float(run[metric])))
     return pd.DataFrame(rows, columns=[SIZE_NAME, "num_tokens", "gain"])
-
-
-def _without_largest(
-    runs: dict[str, pd.DataFrame],
-    first: str,
-    targets: dict[str, Target],
-    metric: str,
-    reasons: list[str],
-    checks: list[str],
-) -> None:
-    """The same one is first when the largest size is not looked at."""
-    largest = max(float(own[SIZE_NAME].max()) for own in runs.values())
-    again = {
-        name: forecast(own[own[SIZE_NAME] < largest], name, targets[name], metric, 20)
-        for name, own in runs.items()
-    }
-    others = {law: name for law, name in firsts(again).items() if name != first}
-    if not firsts(again):
-        reasons.append(f"without the largest size ({human(largest)}) too few runs are left")
-    elif others:
-        reasons.append(f"without the largest size ({human(largest)}) {', '.join(others)} disagree")
-    else:
-        checks.append(f"first without the largest size ({human(largest)}) too")

@@ -81,7 +81,7 @@ def write_results(results: Results, out_dir: Path) -> ReportFiles:
     fits = out_dir / "fits.json"
     write_json(fits, fits_json(results))
     html = out_dir / "report.html"
-    write_text(html, render(results, drawn, asked))
+    write_text(html, render(results, drawn, asked, optimal))
     return ReportFiles(
         html=html,
         figures=tuple(sorted(keep)),
@@ -109,7 +109,7 @@ def fits_json(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def render(results: Results, figures: list[Drawn], questions: list[Table]) -> str:
+def render(results: Results, figures: list[Drawn], questions: list[Table], optimal: Table) -> str:
     """The report as one HTML text that loads nothing from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -146,7 +146,7 @@ def render(results: Results, figures: list[Drawn], questions: list[Table]) -> st
         questions=questions,
         definitions=results.definitions,
         fits=fits_table(results),
-        optimal=optimal_size_table(results),
+        optimal=optimal,
         settings=settings_table(results),
         best=best_tables(results),
         verdicts=verdicts_table(results),

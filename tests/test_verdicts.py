@@ -17,6 +17,7 @@ from pdx.analysis.contrasts import Contrast, Noise, contrast, holm, pooled_noise
 from pdx.analysis.forest import verdict_forest, verdicts_frame
 from pdx.analysis.report import render
 from pdx.analysis.results import analyse
+from pdx.analysis.tables import optimal_size_table
 from pdx.analysis.verdicts import (
     CANNOT,
     NONE,
@@ -307,7 +308,7 @@ def test_the_report_has_the_table_the_figure_and_the_numbers(tmp_path: Path):
     results = analyse(sweep_dir, runs_dir, num_resamples=5)
     figure = verdict_forest(results)
     assert figure is not None and figure.name == "verdicts"
-    html = render(results, [], [])
+    html = render(results, [], [], optimal_size_table(results))
     assert "<h2>Verdicts</h2>" in html and "It &lt;helps&gt;." in html
     assert "confounded: the weather" in html
     row = verdicts_frame(results).iloc[0]
