@@ -1,6 +1,8 @@
 """What tests share: configs composed as the command line composes them, on a tiny real corpus."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hydra_plugins.pdx_sweeper import register
 from pdx.config import Run, run_of
 from pdx.env import Env
 from pdx.paths import conf_dir
+from pdx.prepare import Shared
 
 # Seconds on one core: a Markov source, the debug run, a teacher of a few thousand parameters.
 TINY = [
@@ -76,3 +79,10 @@ def tiny_at(compose_cfg: Callable[..., DictConfig]) -> Callable[..., tuple[Run, 
 def tiny(tiny_at: Callable[..., tuple[Run, Env]], tmp_path: Path) -> Callable[..., tuple[Run, Env]]:
     """Overrides on top of ``TINY`` -> a run that takes seconds, with outputs in ``tmp_path``."""
     return lambda *overrides: tiny_at(tmp_path / "out", *overrides)
+
+
+@pytest.fixture
+def copied(shared: Shared, tmp_path: Path) -> Shared:
+    """The run of a module's own ``shared`` over a copy of everything, to be damaged."""
+    root = Path(shutil.copytree(shared.env.paths.root, tmp_path / "copy", symlinks=True))
+    return Shared.of(shared.run, replace(shared.env, outputs=str(root)))

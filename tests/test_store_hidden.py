@@ -248,13 +248,6 @@ def test_a_pretrained_teachers_layers_are_checked_before_it_is_asked(
     assert not list(other.store_dir.glob("*.bin"))
 
 
-@pytest.fixture
-def copied(shared: Shared, tmp_path: Path) -> Shared:
-    """The same run over a copy of everything, to be damaged."""
-    root = Path(shutil.copytree(shared.env.paths.root, tmp_path / "copy", symlinks=True))
-    return Shared.of(shared.run, replace(shared.env, outputs=str(root)))
-
-
 def test_a_whole_store_passes(shared: Shared):
     verdict = shared.verify_store()
     assert verdict.states_apart == 0 and "0.00% of positions more than 5% apart" in str(verdict)

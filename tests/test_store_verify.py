@@ -1,8 +1,6 @@
 """``pdx verify``: what is wrong with a store is named, whatever it is."""
 
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +39,6 @@ def shared(tiny_at: Tiny, outputs: Path, request: pytest.FixtureRequest) -> Shar
     shared = Shared.of(*taught(*tiny_at(outputs, *SETTINGS, *KINDS[request.param])))
     shared.open_store()
     return shared
-
-
-@pytest.fixture
-def copied(shared: Shared, tmp_path: Path) -> Shared:
-    """The same run over a copy of everything, to be damaged."""
-    root = Path(shutil.copytree(shared.env.paths.root, tmp_path / "copy", symlinks=True))
-    return Shared.of(shared.run, replace(shared.env, outputs=str(root)))
 
 
 def test_a_whole_store_passes_and_says_how_near_it_is(shared: Shared):
