@@ -25,6 +25,7 @@ from pdx.evaluate import Reference, compare, held_out_loss
 from pdx.facts import facts_of
 from pdx.feed import Feed
 from pdx.files import locked, publish, read_json, write_json, write_text
+from pdx.memory import check_memory
 from pdx.models import quiet_transformers
 from pdx.prepare import Shared
 from pdx.provenance import checkout, provenance
@@ -86,6 +87,7 @@ def execute(
             )
             num_ranks(run, env)  # its own checks, before anything is made
             run.eval.ensure(env)
+            check_memory(run, env)
             shared = Shared.of(run, env)
             shared.ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:

@@ -14,6 +14,7 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.evaluate import Reference, windows_in
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
+from pdx.memory import check_memory
 from pdx.store.format import FORMAT_VERSION, Layout
 from pdx.store.mirror import pull, push
 from pdx.store.ranks import NAME as RANKS
@@ -263,12 +264,13 @@ def ensure_all(configs: list[dict[str, Any]]) -> None:
     """Make what a list of runs shares: each teacher and store once, as far as any run reads.
 
     Raises:
-        ConfigError: this machine cannot evaluate one of them; said before anything is made.
+        ConfigError: this machine cannot hold or evaluate one of them; said before anything is made.
     """
     todo: dict[str, tuple[Shared, int]] = {}
     for config in configs:
         run, env = run_of_resolved(config)
         run.eval.ensure(env)
+        check_memory(run, env)
         shared = Shared.of(run, env)
         parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]
         parts.append([run.eval.num_tokens_teacher])

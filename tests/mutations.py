@@ -772,6 +772,13 @@ MUTATIONS = [
         "store_codecs",
     ),
     Mutation(
+        "a sharded student takes as much on each GPU",
+        "memory.py",
+        'shards = env.gpus_per_run if env.sharding == "fsdp" else 1',
+        "shards = 1",
+        "memory",
+    ),
+    Mutation(
         "the last ids are never among the largest",
         "largest.py",
         "if end < vocab_size:",

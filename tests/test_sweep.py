@@ -346,6 +346,7 @@ def test_the_plan_in_words_counts_what_there_is_to_do(
     env.paths.result(plan.points[0].run_id).write_text("{}")
     text = describe(plan, env)
     assert [p.run_id for p in pending(plan, env)] == [p.run_id for p in plan.points[1:]]
+    assert "memory: the largest student takes at least 0.00 GiB to train; this machine has" in text
     rows = {line.split()[-2:][0]: line for line in text.splitlines() if "student=" in line}
     assert len([line for line in text.splitlines() if line.startswith("*")]) == 1
     assert f"* {plan.points[0].run_id}" in text

@@ -7,6 +7,7 @@ from typing import Any
 from pdx.env import Env
 from pdx.errors import SweepError
 from pdx.files import digest
+from pdx.memory import bytes_to_train, room
 from pdx.paths import default_outputs
 from pdx.sweep.plan import Plan, Point, load_plan, pending
 
@@ -85,6 +86,13 @@ def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
     yield (
         f"disk: logits stores about {sum(shared.store_bytes.values()) / 2**30:.2f} GiB; "
         f"checkpoints of runs under way {_checkpoint_bytes(facts) / 2**30:.2f} GiB each at most"
+    )
+    most = bytes_to_train(max(f["num_params_total"] or 0 for f in facts), env)
+    here = room(env)
+    fits = "" if most <= here.num_bytes else ": too little, and the runs would be refused here"
+    yield (
+        f"memory: the largest student takes at least {most / 2**30:.2f} GiB to train; {here.where} "
+        f"has {here.num_bytes / 2**30:.1f} GiB{fits}"
     )
     hours = hours_of(plan, env)
     if hours is not None:
