@@ -87,8 +87,8 @@ def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
         f"disk: logits stores about {sum(shared.store_bytes.values()) / 2**30:.2f} GiB; "
         f"checkpoints of runs under way {_checkpoint_bytes(facts) / 2**30:.2f} GiB each at most"
     )
-    most = bytes_to_train(max(f["num_params_total"] or 0 for f in facts), env)
-    here = room(env)
+    largest = max((f["num_params_total"] or 0 for f in facts), default=0)
+    most, here = bytes_to_train(largest, env), room(env)
     fits = "" if most <= here.num_bytes else ": too little, and the runs would be refused here"
     yield (
         f"memory: the largest student takes at least {most / 2**30:.2f} GiB to train; {here.where} "
