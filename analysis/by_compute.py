@@ -7,7 +7,7 @@
 
 from .axes import flops_axis, frame_y, place_labels
 from .captions import metric_label
-from .compute import ACCOUNTINGS, total_flops
+from .compute import ACCOUNTINGS, total_cost
 from .results import SIZE_NAME, Results
 from .style import Drawn, new_figure, set_title, shared_legend, styled, styles
 
@@ -26,7 +26,7 @@ def loss_by_compute(results: Results) -> Drawn | None:
     losses = results.chosen[results.metric].astype(float)
     labels: list[tuple[float, float, str, str]] = []
     for axes, accounting in zip(panels, shown, strict=True):
-        runs = results.chosen.assign(_flops=total_flops(results.chosen, accounting), _loss=losses)
+        runs = results.chosen.assign(_flops=total_cost(results.chosen, accounting), _loss=losses)
         for is_control, keys in ((True, ["recipe", "size"]), (False, ["recipe"])):
             for (recipe, *_), group in runs[runs["is_control"] == is_control].groupby(keys):
                 colour, marker, line = style[str(recipe)]
@@ -70,6 +70,6 @@ def loss_by_compute(results: Results) -> Drawn | None:
     )
     data = results.chosen[["run_id", "recipe", "size", "seed", SIZE_NAME, "num_tokens"]].assign(
         loss=losses,
-        **{f"flops, {a.label}": total_flops(results.chosen, a) for a in shown},
+        **{f"flops, {a.label}": total_cost(results.chosen, a) for a in shown},
     )
     return Drawn(name="loss_by_compute", title=title, caption=caption, figure=figure, data=data)

@@ -1,9 +1,10 @@
-"""What a fair control is: the same tokens, or the same compute with the teacher's share charged.
+"""What a fair control is: the same tokens, compute with the teacher's share charged, or time.
 
 A distilled run is compared with controls of its own size, seed and data. Under equal student
-tokens that is the control trained on as many tokens. Where teacher FLOPs are charged it is the
-control trained on as many tokens as the total would buy it, read off the measured controls by
-straight lines in log tokens, and only between measured points: nothing is extrapolated.
+tokens that is the control trained on as many tokens. Where teacher FLOPs are charged, or seconds
+counted, it is the control trained on as many tokens as the total would buy it, read off the
+measured controls by straight lines in log tokens, and only between measured points: nothing is
+extrapolated.
 """
 
 # pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
@@ -18,15 +19,23 @@ import pandas as pd
 
 from .aggregate import SIZE_NAME, Roles, human, interval_columns, mean_interval
 
+FLOPS, SECONDS = "flops_train_exact", "perf/train_seconds"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accounting:
-    """Which FLOPs a distilled run is charged with besides its own training."""
+    """What a run spends: its own training, and what a distilled one is charged with besides."""
 
     key: str
     label: str
     charges: tuple[str, ...]
     meaning: str
+    spends: str = FLOPS
+
+    @property
+    def at_equal_tokens(self) -> bool:
+        """Whether nothing but tokens is counted."""
+        return self.spends == FLOPS and not self.charges
 
 
 ACCOUNTINGS = (
@@ -57,7 +66,16 @@ TRAINING_ONLY = Accounting(
     meaning="the teacher's training is charged whole, its forward passes are free: as if its "
     "logits had been kept while it was trained",
 )
-ALL_ACCOUNTINGS = (*ACCOUNTINGS[:2], TRAINING_ONLY, *ACCOUNTINGS[2:])  # tables; figures draw three
+WALL_TIME = Accounting(
+    key="wall_time",
+    label="equal wall time",
+    charges=(),
+    spends=SECONDS,
+    meaning="the control may train for as many seconds as the recipe did, at the median speed of "
+    "each of them here; stored logits are there already, a live teacher's passes are in the time",
+)
+IN_FLOPS = (*ACCOUNTINGS[:2], TRAINING_ONLY, *ACCOUNTINGS[2:])
+ALL_ACCOUNTINGS = (*IN_FLOPS, WALL_TIME)  # tables; figures draw three
 SAME_TOKENS = 1e-3  # relative: the plan rounds tokens to whole batches
 CARRIED = (
     "run_id",
@@ -76,17 +94,26 @@ COMPARED = (
     "control_loss",
     "control_rate",
     "difference",
-    "total_flops",
+    "total_cost",
 )
 
 
-def total_flops(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
-    """Training FLOPs (exact) and what the accounting adds; NaN where a charge is unknown.
+def own_cost(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
+    """What each run's own training spends: exact FLOPs, or seconds at its cell's median speed."""
+    unknown = pd.Series(np.nan, runs.index)
+    spent = runs.get(accounting.spends, unknown).astype(float)
+    if accounting.spends == FLOPS or accounting.spends not in runs:
+        return spent
+    tokens = runs["num_tokens"].astype(float)  # a run that another one slowed is not a slow recipe
+    return tokens * (spent / tokens).groupby([runs["series"], runs["size"]]).transform("median")
+
+
+def total_cost(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
+    """A run's own training and what the accounting adds; NaN where a charge is unknown.
 
     A run that used a teacher and records 0 for it did not get it for nothing: it is unknown.
     """
-    unknown = pd.Series(np.nan, runs.index)
-    total = runs.get("flops_train_exact", unknown).astype(float)
+    unknown, total = pd.Series(np.nan, runs.index), own_cost(runs, accounting)
     for charge in accounting.charges:
         cost = runs.get(charge, unknown).astype(float)
         total = total + cost.fillna(0.0).mask(_uses_teacher(runs) & ~(cost > 0), np.nan)
@@ -100,19 +127,21 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
     fair control, the difference is missing and ``why_not`` says what would be needed.
     """
     controls = runs[runs["is_control"]]
-    totals = total_flops(runs, accounting)
+    totals, own_costs = total_cost(runs, accounting), own_cost(runs, accounting)
     rows = []
     for index, run in runs[~runs["is_control"]].iterrows():
         row = {name: run[name] for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
-        row["total_flops"] = float(totals[index])
+        row["total_cost"] = float(totals[index])
         own = controls_of(run, controls, which)
         if own.empty:
             row["why_not"] = "no finished control of this size, seed and data"
-        elif accounting.charges and not np.isfinite(row["total_flops"]):
-            row["why_not"] = "the teacher's FLOPs were not recorded, so they cannot be charged"
+        elif not accounting.at_equal_tokens and not np.isfinite(row["total_cost"]):
+            what = "the teacher's FLOPs" if accounting.charges else "seconds"
+            row["why_not"] = f"{what} were not recorded, so they cannot be charged"
         else:
-            row |= _fair_control(run, own, row["total_flops"], accounting, metric)
+            own = own.assign(_cost=own_costs[own.index])
+            row |= _fair_control(run, own, row["total_cost"], accounting, metric)
             row["difference"] = row["loss"] - row["control_loss"]
         rows.append(row)
     return pd.DataFrame(rows, columns=[*CARRIED, "loss", *COMPARED, "why_not"])
@@ -173,8 +202,8 @@ def _fair_control(
     points = own.assign(_loss=own[metric].astype(float)).groupby("num_tokens")["_loss"].mean()
     tokens = points.index.to_numpy(dtype=float)
     needed = float(run["num_tokens"])
-    if accounting.charges:
-        per_token = own["flops_train_exact"].astype(float) / own["num_tokens"].astype(float)
+    if not accounting.at_equal_tokens:
+        per_token = own["_cost"] / own["num_tokens"].astype(float)
         needed = total / float(per_token.mean())
     base = float(run["num_tokens"])
     row: dict[str, object] = {
@@ -189,7 +218,7 @@ def _fair_control(
         row["control_loss"] = float(points.to_numpy()[near][0])
         at = own["num_tokens"].astype(float) == tokens[near][0]
         row["control_rate"] = own.loc[at, "learning_rate"].astype(float).mean()
-    elif not accounting.charges:
+    elif accounting.at_equal_tokens:
         row["why_not"] = f"no control on {human(needed)} tokens"
     elif tokens.min() < needed < tokens.max():
         row["control_loss"] = float(np.interp(np.log(needed), np.log(tokens), points.to_numpy()))

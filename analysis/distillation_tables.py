@@ -42,7 +42,8 @@ def _worth(results: Results) -> Table:
     return Table(
         title="Worth in compute at equal loss",
         note="FLOPs that the control would need to reach the recipe's loss, over the recipe's own "
-        "with the teacher charged as the column says: above 1x the recipe is the cheaper one. "
+        "with the teacher charged as the column says (the last: seconds over seconds): above 1x "
+        "the recipe is the cheaper one. "
         "Read off straight lines in log compute between the control's measured token counts; "
         "beyond them only a bound is given. Sizes with one control token count are left out."
         if rows

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .aggregate import SIZE_NAME, mean_interval
-from .compute import ALL_ACCOUNTINGS, Accounting, controls_of, total_flops
+from .compute import ALL_ACCOUNTINGS, Accounting, controls_of, own_cost, total_cost
 from .results import Results
 
 
@@ -61,12 +61,13 @@ def multipliers(results: Results) -> list[Multiplier]:
     runs, controls = results.chosen, results.chosen[results.chosen["is_control"]]
     found = []
     for accounting in ALL_ACCOUNTINGS:
-        totals = total_flops(runs, accounting)
+        totals, costs = total_cost(runs, accounting), own_cost(runs, accounting)
         taught = runs[~runs["is_control"].astype(bool)]
         for (series, size), group in taught.groupby(["series", "size"], sort=False):
             pairs = []
             for index, run in group.iterrows():
-                curve = _curve(controls_of(run, controls, results.roles), results.metric)
+                own = controls_of(run, controls, results.roles)
+                curve = _curve(own.assign(_cost=costs[own.index]), results.metric)
                 if len(curve) > 1 and np.isfinite(totals[index]):
                     pairs.append(_pair(curve, float(run[results.metric]), float(totals[index])))
             if pairs:
@@ -76,26 +77,25 @@ def multipliers(results: Results) -> list[Multiplier]:
 
 
 def _curve(own: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The control's mean loss at each compute that it was given, least compute first."""
+    """The control's mean loss at each cost that it was given, least first."""
     if own.empty:
         return own
-    points = own.assign(_flops=own["flops_train_exact"].astype(float))
-    points = points.assign(_loss=own[metric].astype(float))
-    return points.groupby("num_tokens", as_index=False)[["_flops", "_loss"]].mean()
+    points = own.assign(_loss=own[metric].astype(float))
+    return points.groupby("num_tokens", as_index=False)[["_cost", "_loss"]].mean()
 
 
-def _pair(curve: pd.DataFrame, loss: float, flops: float) -> tuple[str, float]:
+def _pair(curve: pd.DataFrame, loss: float, cost: float) -> tuple[str, float]:
     """(kind, ratio): ``at``, or ``above`` or ``below`` the ratio at the end of the curve.
 
     A control that is not lower with more compute is read at its lowest up to there.
     """
-    log_flops = np.log(curve["_flops"].to_numpy(dtype=float))
+    log_costs = np.log(curve["_cost"].to_numpy(dtype=float))
     losses = np.minimum.accumulate(curve["_loss"].to_numpy(dtype=float))
     if loss < losses[-1]:
-        return "above", float(np.exp(log_flops[-1])) / flops
+        return "above", float(np.exp(log_costs[-1])) / cost
     if loss > losses[0]:
-        return "below", float(np.exp(log_flops[0])) / flops
-    return "at", float(np.exp(np.interp(-loss, -losses, log_flops))) / flops
+        return "below", float(np.exp(log_costs[0])) / cost
+    return "at", float(np.exp(np.interp(-loss, -losses, log_costs))) / cost
 
 
 def _of(

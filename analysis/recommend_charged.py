@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .aggregate import SIZE_NAME
-from .compute import Accounting, total_flops
+from .compute import Accounting, total_cost
 from .forecast import Forecast, Target
 from .gains import LEAST_SIZES, slope_of_pairs
 from .recommend import Recommendation, by_laws, by_slope, without_largest
@@ -75,7 +75,7 @@ def _pairs(
     rows: list[tuple[float, float, float]] = []
     if "flops_train_exact" not in own:
         return pd.DataFrame(rows, columns=[SIZE_NAME, "num_tokens", "gain"])
-    multiples = total_flops(own, accounting) / own["flops_train_exact"].astype(float)
+    multiples = total_cost(own, accounting) / own["flops_train_exact"].astype(float)
     for run, multiple in zip(own.to_dict("records"), multiples, strict=True):
         same = (controls[SIZE_NAME] == run[SIZE_NAME]) & (controls["seed"] == run["seed"])
         ladder = controls[same].groupby("num_tokens")[metric].mean().astype(float)

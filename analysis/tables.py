@@ -30,6 +30,8 @@ def comparisons(results: Results) -> list[Table]:
     """Paired differences, one table per accounting."""
     tables = []
     for accounting in ALL_ACCOUNTINGS:
+        if accounting.spends not in results.chosen:  # other people's runs
+            continue
         paired = results.paired[accounting.key]
         rows = [
             (

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from .aggregate import Interval, human, mean_interval
-from .compute import ALL_ACCOUNTINGS, total_flops
+from .compute import IN_FLOPS, total_cost
 from .gain_trends import TEACHER_LOSS, TEACHER_SIZE
 from .gains import crossing
 from .levels import levels_of
@@ -139,8 +139,8 @@ def best_teachers(results: Results, budget: float | None = None) -> list[Best]:
     if "teacher_id" not in taught or taught["teacher_id"].nunique() < 2:
         return []
     found = []
-    for accounting in ALL_ACCOUNTINGS:
-        totals = total_flops(results.chosen, accounting)[taught.index]
+    for accounting in IN_FLOPS:
+        totals = total_cost(results.chosen, accounting)[taught.index]
         most = float(totals.median()) if budget is None else budget
         inside = taught[(totals <= most) | (not accounting.charges)]
         what = "at equal student tokens"

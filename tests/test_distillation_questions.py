@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pdx.analysis.aggregate import Roles, human
-from pdx.analysis.compute import ALL_ACCOUNTINGS, compare
+from pdx.analysis.compute import ALL_ACCOUNTINGS, SECONDS, WALL_TIME, compare
 from pdx.analysis.distillation_tables import distillation_tables
 from pdx.analysis.gain_trends import RATIO, TEACHER_LOSS, TEACHER_SIZE, trends
 from pdx.analysis.laws.chinchilla import ChinchillaGamma
@@ -295,3 +295,23 @@ def test_a_budget_is_split_by_a_law_fitted_to_the_runs() -> None:
             continue
         truth, _ = best_teacher_loss(paper, num, 40 * num)
         assert low <= value <= high and (value == pytest.approx(truth, rel=0.1) or row[5])
+
+
+def test_equal_wall_time_gives_the_control_the_seconds_that_the_recipe_took() -> None:
+    """Half as fast again: 1.5 times the tokens. One run that the machine held up says nothing."""
+    rows = [plain(1e6, tokens, loss) for tokens, loss in ((1e8, 3.0), (2e8, 2.8))]
+    rows.append(taught(1e6, 1e8, 2.9))
+    found = results(rows, seeds=3)
+    slow = found.chosen["recipe"].map({"none": 1.0, "kd": 1.5})
+    held_up = (found.chosen["recipe"] == "kd") & (found.chosen["seed"] == "0")
+    found.chosen[SECONDS] = slow.mask(held_up, 9.0) * found.chosen["num_tokens"]
+    compared = compare(found.chosen, ROLES, WALL_TIME, "loss")
+    assert compared["needed_multiple"].tolist() == pytest.approx([1.5] * 3)
+    wanted = 3.0 - 0.2 * np.log(1.5) / np.log(2)
+    assert compared["control_loss"].tolist() == pytest.approx([wanted] * 3)
+    (worth,) = [one for one in multipliers(found) if one.accounting == WALL_TIME.key]
+    assert worth.value == pytest.approx(2**0.5 / 1.5, rel=0.02)
+
+    silent = compare(found.chosen.drop(columns=SECONDS), ROLES, WALL_TIME, "loss")
+    assert silent["difference"].isna().all()
+    assert set(silent["why_not"]) == {"seconds were not recorded, so they cannot be charged"}
