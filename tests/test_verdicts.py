@@ -1,6 +1,7 @@
 """Verdicts on tables of runs whose truth is known, and the claims that sweep files make."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,7 @@ from pdx.analysis.verdicts import (
     sweep_noise,
 )
 from pdx.errors import SweepError
+from pdx.paths import sweeps_dir
 from pdx.sweep.claims import Claim, claims_in, hold
 from pdx.sweep.plan import Point
 
@@ -448,3 +450,9 @@ def test_a_planned_component_without_a_definition_is_told_to_its_claim(
         content["scales"]["cpu"]["setup"] = "mien"
         Path("sweeps/mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         define("mine", "cpu", [], "")
+
+
+def test_a_confound_is_a_whole_sentence() -> None:
+    """A comma in a plain list of YAML parts it: what has one is quoted."""
+    for file in sorted(sweeps_dir().glob("*.yaml")):
+        assert not re.search(r"confounds: \[[^\"\]]*,", file.read_text()), file.name
