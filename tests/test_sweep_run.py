@@ -120,6 +120,39 @@ def test_hydras_own_sweeper_runs_each_job_as_a_single_run(tmp_path: Path):
 # ---- a user's own package, and points that fail --------------------------------------------------
 
 
+def test_of_runs_that_share_a_process_each_ends_by_itself(tmp_path: Path):
+    """One raises and fails alone; one kills the process, and the others are run singly."""
+    shell = Shell(tmp_path)
+    shell.write_own_package()
+    (tmp_path / "broken").touch()
+    shell.write_sweep(
+        "own",
+        base=["loss=odd", "env.packages=[mine]", "env.max_retries=0", "store=none"],
+        axes={"loss.does": ["a", "b", "raises", "dies"]},
+    )
+    more = ["hydra.sweeper.students_per_worker=4", "env.num_workers=1"]
+    command = ["-m", "sweep=own", "--config-dir", "conf", *more]
+    assert "students_per_worker=4: 1 of 4 in a process" in shell.pdx("plan", *command).stdout
+    shell.pdx("train", *command, status=1)
+    raises, dies = (of(shell, **{"loss.does": does}) for does in ("raises", "dies"))
+    trials = states(shell.trials())
+    assert [s for s in trials.values() if s[-1] == "COMPLETE"] == [["FAIL", "COMPLETE"]] * 2
+    assert trials[dies] == ["FAIL", "FAIL"], "lost with the group, and by itself"
+    assert trials[raises][-1] == "FAIL"
+    latest = {t.user_attrs["run_id"]: t for t in shell.trials()}
+    assert "RuntimeError: no loss today" in latest[raises].user_attrs["reason"]
+    assert latest[dies].user_attrs["alone"]
+
+    (tmp_path / "broken").unlink()
+    shell.pdx("train", *command)
+    latest = {t.user_attrs["run_id"]: t for t in shell.trials()}
+    assert [latest[run_id].user_attrs["group_size"] for run_id in (raises, dies)] == [2, 2]
+    assert_all_over(shell, 4)
+    a, twin = (shell.results()[of(shell, **{"loss.does": does})] for does in ("a", "dies"))
+    assert a["provenance"]["num_students"] == 1 and twin["provenance"]["num_students"] == 2
+    assert a["metrics"]["val/loss"] == twin["metrics"]["val/loss"], "the same loss, by two names"
+
+
 def test_points_that_fail_are_told_and_the_sweep_goes_on(tmp_path: Path):
     """One raises, one is killed whenever it runs, one diverges; the others carry awkward values.
 
