@@ -23,7 +23,7 @@ from pdx.store.reader import Store
 from pdx.together import Group
 
 Tiny = Callable[..., tuple[Run, Env]]
-LENGTH = ["train.num_tokens=6144", "train.micro_batch_size=4", "train.num_evals=2"]
+LENGTH = ["train.num_tokens=4096", "train.micro_batch_size=4", "train.num_evals=2"]
 STORED = [
     ["loss=forward_kl"],
     ["loss=jsd", "student=s30k", "signal.top_k=4"],
@@ -161,7 +161,7 @@ def test_what_ends_one_run_ends_no_other(alone: Any, tmp_path: Path, tiny_at: Ti
 
     group = [runs[0], runs[1], hot, runs[2], runs[0]]
     broken, fine, diverged, stopped, fine_too = together(
-        group, tmp_path, observe={0: fails, 3: lambda step, metrics: step == 7}
+        group, tmp_path, observe={0: fails, 3: lambda step, metrics: step == 6}
     )
     assert str(broken) == "MLflow is gone"
     assert diverged["status"] == "diverged" and stopped["status"] == "pruned"
@@ -180,7 +180,7 @@ def test_runs_go_on_from_different_steps(alone: Any, tmp_path: Path, live: bool)
         asked = iter(range(num_asked))
         return lambda: next(asked, None) is None
 
-    ends = together(runs, tmp_path, must_end={0: after(6), 1: after(1), 2: after(3)})
+    ends = together(runs, tmp_path, must_end={0: after(5), 1: after(1), 2: after(3)})
     assert all(isinstance(end, Paused) for end in ends)
     assert len({str(end) for end in ends}) == 3, "at different steps"
     assert all(r["status"] == "complete" for r in together(runs, tmp_path))
