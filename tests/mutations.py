@@ -473,14 +473,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a slot that is shared is paid by each of a group",
-        "study.py",
+        "sweep/study.py",
         'share = 1 / trial.user_attrs.get("group_size", 1)',
         "share = 1",
         "queue",
     ),
     Mutation(
         "seeds share a process",
-        "groups.py",
+        "sweep/groups.py",
         '("data", "text", "train", "teacher", "weak_teacher", "store")',
         '("data", "text", "teacher", "weak_teacher", "store")',
         "queue",
