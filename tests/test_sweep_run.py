@@ -62,7 +62,7 @@ def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     shell = finished.copy(tmp_path)
     before = shell.results()
     grid, together = "loss=forward_kl,soft_ce,mse", "hydra.sweeper.students_per_worker=2"
-    done = shell.pdx("train", "-m", "sweep=tiny", grid, together, "env.num_workers=2")
+    done = shell.pdx("train", "-m", "sweep=tiny", grid, together, "env.num_workers=1")
     assert "8 runs, 6 finished, 2 to do" in done.stderr
     new = set(shell.results()) - set(before)
     (directory,) = shell.out.glob("sweeps/tiny-cpu-*/plan.json")
