@@ -104,6 +104,8 @@ def own_cost(runs: pd.DataFrame, accounting: Accounting) -> pd.Series:
     spent = runs.get(accounting.spends, unknown).astype(float)
     if accounting.spends == FLOPS or accounting.spends not in runs:
         return spent
+    if "provenance.num_students" in runs:  # of one of a group they hold the others' turns
+        spent = spent.mask(runs["provenance.num_students"].astype(float) > 1)
     tokens = runs["num_tokens"].astype(float)  # a run that another one slowed is not a slow recipe
     return tokens * (spent / tokens).groupby([runs["series"], runs["size"]]).transform("median")
 

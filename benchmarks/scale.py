@@ -95,6 +95,7 @@ def run_sweep(num_points: int, storage: str | None, outputs: Path) -> dict[str, 
         isolation="inline",
         max_retries=1,
         budget=Budget(),
+        students_per_worker=1,
     )
     counts: list[int] = []
     threads = [

@@ -1,96 +1,159 @@
-"""Many small students: each in a process, in turn on the same batches, or with stacked parameters.
+"""Many small students: each in a process, in one process in turns (as shipped), or stacked.
 
-What placing several students in a worker would save. Each figure is of one student's step:
-forward, loss against a store's rows, backward, clipping, AdamW. *alone* reads its own batches and
-rows; the others read both once for all students.
+What placing several students in a process saves. Each figure is of one student's step. *alone*
+and *together* run the loop itself, the second as `hydra.sweeper.students_per_worker` does: turns,
+each batch and the teacher's word on it made once. *stacked* is a bare step, of forward, loss,
+backward, clipping and AdamW, on stacked parameters. On a GPU *apart* is k processes at once.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import harness
 import torch
 from harness import Case
-from step import run_of
+from step import COMMON, SHAPES
 from torch import Tensor, nn
 
-SHAPES = ("demo, s10k", "demo, s60k")
+SHAPES_HERE = ("demo, s10k", "demo, s60k")
 NUM_STUDENTS = (2, 8)
 STEPS, NOT_COUNTED = 20, 4
-KIND = "distilled, topk bucket"
+SOURCES = {
+    "from a store": [o for o in COMMON if o.startswith("store.")],
+    "live teacher": ["store=none"],
+}
 
 
 class Setting:
     """A run's parts: what reads, what learns, what compares."""
 
-    def __init__(self, shape: str, num_students: int, device: str) -> None:
-        from pdx.feed import Feed
+    def __init__(self, shape: str, source: str, device: str) -> None:
+        from hydra import compose, initialize_config_dir
+
+        from hydra_plugins.pdx_sweeper import register
+        from pdx.config import run_of
         from pdx.models import quiet_transformers
+        from pdx.paths import conf_dir
         from pdx.prepare import Shared
 
         quiet_transformers()
         torch.set_num_threads(1)
-        self.run, env = run_of(shape, KIND, device)
-        shared = Shared.of(self.run, env)
-        self.feed = Feed(self.run, shared.train_windows, shared.device, shared.open_store())
-        sizes = shared.token_set.vocab_size, shared.token_set.seq_len
-        self.students = [
-            self.run.student.init(*sizes, seed).to(shared.device).train()
-            for seed in range(num_students)
+        batch_size, _, _, student = SHAPES[shape]
+        overrides = [
+            *(o for o in COMMON if not o.startswith("store.")),
+            *SOURCES[source],
+            student,
+            "loss=forward_kl",
+            "signal=topk",
+            f"train.batch_size={batch_size}",
+            f"train.micro_batch_size={batch_size}",
+            f"train.num_tokens={64 * batch_size * (STEPS + NOT_COUNTED)}",
+            f"env.device={device}",
         ]
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            self.run, env = run_of(compose("config", overrides=overrides))
+        self.shared = Shared.of(self.run, env)
+        live = source == "live teacher"
+        self.store = None if live else self.shared.open_store()
+        self.teacher = self.shared.load_teacher(self.run.teacher) if live else None
+        self.windows = self.shared.train_windows
+
+    def feed(self, **more: Any) -> Any:
+        """What one student reads."""
+        from pdx.feed import Feed
+
+        device = self.shared.device
+        return Feed(self.run, self.windows, device, self.store, self.teacher, **more)
+
+    def student(self, seed: int) -> Any:
+        """A student of its own weights, where the run computes."""
+        tokens = self.shared.token_set
+        student = self.run.student.init(tokens.vocab_size, tokens.seq_len, seed)
+        return student.to(self.shared.device).train()
 
 
-def in_turn(setting: Setting) -> Callable[[int], None]:
-    """One student after the other on what was read once: the loop's own forward and backward."""
-    from pdx.models import head_of, hidden_states
-    from pdx.reduce import backward
-    from pdx.spread import clip_gradients
+def together(
+    setting: Setting, num_students: int, device: str, meet: Callable[[], Any] | None = None
+) -> float:
+    """Seconds of one student's step through the loop, of students that take turns in a process.
 
-    run, feed = setting.run, setting.feed
-    optimizers = [run.optim.init(student) for student in setting.students]
+    Evaluation, logging and checkpoints are left out. Between two of its reports of one student all
+    others make as many steps as it does.
+    """
+    from pdx.checkpoint import Keeper
+    from pdx.together import ALONE, Group
+    from pdx.train import train
 
-    def step(number: int) -> None:
-        batches = feed(number)
-        lessons = [feed.lesson(batch, 0.5) for batch in batches]
-        num_valid = sum(batch.num_valid for batch in batches)
-        for student, optimizer in zip(setting.students, optimizers, strict=True):
-            for batch, lesson in zip(batches, lessons, strict=True):
-                backward(
-                    hidden_states(student, batch.tokens_BL),
-                    head_of(student),
-                    batch.targets_BL,
-                    batch.mask_BL,
-                    lesson.signal,
-                    run.loss,
-                    run.kd_weight(0.5),
-                    num_valid,
-                )
-            clip_gradients([*student.parameters()], run.optim.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    group, marks = Group(num_students), []
 
-    return step
+    def report(step: int, metrics: dict[str, float]) -> bool:
+        if step in (NOT_COUNTED, NOT_COUNTED + STEPS):
+            if meet is not None:
+                meet()
+            marks.append(time.process_time() if device == "cpu" else time.perf_counter())
+        return False
+
+    def one(number: int) -> None:
+        with group.seat(number) as seat:
+            feed = setting.feed(seat=seat if num_students > 1 else ALONE)
+            watch = report if number == 0 else lambda *_: False
+            keeper = Keeper(setting.shared.env.paths.runs, 1e9)
+            train(setting.run, setting.student(number), feed, dict, watch, keeper)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(num_students)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (marks[1] - marks[0]) / STEPS / num_students
 
 
-def stacked(setting: Setting) -> Callable[[int], None]:
+def apart(shape: str, source: str, num_students: int, device: str) -> float:
+    """The same of processes of their own at once, by the clock."""
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(num_students), context.Queue()
+    processes = [
+        context.Process(target=_one_apart, args=(barrier, found, shape, source, device))
+        for _ in range(num_students)
+    ]
+    for process in processes:
+        process.start()
+    seconds = [found.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return max(seconds) / num_students
+
+
+def _one_apart(barrier: Any, found: Any, shape: str, source: str, device: str) -> None:
+    # all begin the steps that count at once, and are timed until the last has ended them
+    found.put(together(Setting(shape, source, device), 1, "by the clock", barrier.wait))
+
+
+def stacked(setting: Setting, num_students: int) -> Callable[[int], None]:
     """All students at once: parameters stacked, autograd through one batched forward pass."""
     from torch.func import functional_call, grad, stack_module_state, vmap
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    run, feed = setting.run, setting.feed
-    parameters, buffers = stack_module_state(setting.students)  # type: ignore[arg-type]
-    template, weight = setting.students[0], run.kd_weight(0.5)
+    run, feed = setting.run, setting.feed()
+    students = [setting.student(seed) for seed in range(num_students)]
+    parameters, buffers = stack_module_state(students)  # type: ignore[arg-type]
+    template, weight = students[0], run.kd_weight(0.5)
     leaves = [nn.Parameter(p.detach()) for p in parameters.values()]
     optimizer = torch.optim.AdamW(leaves, lr=1e-3, foreach=True)
 
     def step(number: int) -> None:
         (batch,) = feed(number)
-        signal = feed.lesson(batch, 0.5).signal
+        signal = feed.lesson(batch, 0.5).signal.chunk(0, batch.tokens_BL.numel())
         mask_N, targets_N = batch.mask_BL.reshape(-1), batch.targets_BL.reshape(-1)
 
         def loss_of(named: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
@@ -102,7 +165,7 @@ def stacked(setting: Setting) -> Callable[[int], None]:
 
         named = dict(zip(parameters, leaves, strict=True))
         # The fused attention of CPUs has no batching rule; that of GPUs has.
-        on_cpu = setting.feed.device.type == "cpu"
+        on_cpu = setting.shared.device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             found = vmap(grad(loss_of))(named, buffers)
         squares = sum(g.square().flatten(1).sum(1) for g in found.values())
@@ -114,16 +177,19 @@ def stacked(setting: Setting) -> Callable[[int], None]:
     return step
 
 
-def run_case(shape: str, how: str, num_students: int, device: str) -> dict[str, float]:
+def run_case(shape: str, source: str, how: str, num_students: int, device: str) -> dict[str, float]:
     """CPU time on a CPU, the clock on a GPU, of one student's step."""
-    setting = Setting(shape, num_students, device)
-    step = (stacked if how == "stacked" else in_turn)(setting)
-    numbers = iter(range(STEPS + NOT_COUNTED))
-    for _ in range(NOT_COUNTED):
-        step(next(numbers))
+    if how == "apart":
+        return {"ms": 1000 * apart(shape, source, num_students, device)}
+    setting = Setting(shape, source, device)
+    if how == "together":
+        return {"ms": 1000 * together(setting, num_students, device)}
+    step = stacked(setting, num_students)
+    for number in range(NOT_COUNTED):
+        step(number)
 
     def work() -> None:
-        for number in numbers:
+        for number in range(NOT_COUNTED, NOT_COUNTED + STEPS):
             step(number)
 
     return {"ms": 1000 * harness.seconds(work, device=device) / STEPS / num_students}
@@ -132,26 +198,27 @@ def run_case(shape: str, how: str, num_students: int, device: str) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--case", nargs=3, metavar=("SHAPE", "HOW", "STUDENTS"))
+    parser.add_argument("--case", nargs=4, metavar=("SHAPE", "SOURCE", "HOW", "STUDENTS"))
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if args.case:
-        shape, how, number = args.case
-        print(json.dumps(run_case(shape, how, int(number), args.device)))
+        shape, source, how, number = args.case
+        print(json.dumps(run_case(shape, source, how, int(number), args.device)))
         return
 
-    def case(shape: str, how: str, number: int) -> Case:
-        argv = [__file__, "--device", args.device, "--case", shape, how, str(number)]
-        return Case(
-            name=f"{shape}: {how}, {number}" if number > 1 else f"{shape}: alone", argv=argv
-        )
+    def case(shape: str, source: str, how: str, number: int) -> Case:
+        argv = [__file__, "--device", args.device, "--case", shape, source, how, str(number)]
+        who = f"{how}, {number}" if number > 1 else "alone"
+        return Case(name=f"{shape}, {source}: {who}", argv=argv)
 
+    hows = ["together", "stacked", *(["apart"] if args.device == "cuda" else [])]
     cases = [
-        case(shape, how, number)
-        for shape in SHAPES
+        case(shape, source, how, number)
+        for shape in SHAPES_HERE
+        for source in SOURCES
         for how, number in [
-            ("in turn", 1),
-            *((how, number) for how in ("in turn", "stacked") for number in NUM_STUDENTS),
+            ("together", 1),
+            *((how, number) for how in hows for number in NUM_STUDENTS),
         ]
     ]
     harness.interleave(cases[:1], 1)  # data, teacher and store are made
@@ -174,7 +241,8 @@ def main() -> None:
             [
                 "## Many small students in one process",
                 "",
-                "Milliseconds of one student's step; on a CPU of CPU time.",
+                "Milliseconds of one student's step; on a CPU of CPU time. *together* is what "
+                "`hydra.sweeper.students_per_worker` does, and the number is of students.",
                 "",
                 harness.table(["", "ms a student's step", "x alone"], lines),
                 "",

@@ -31,6 +31,7 @@ from pdx.prepare import Shared
 from pdx.provenance import checkout, provenance
 from pdx.ranks import Ranks
 from pdx.spread import spread
+from pdx.together import ALONE, Seat
 from pdx.train import train
 from pdx.world import num_ranks, world
 
@@ -56,6 +57,7 @@ def execute(
     ready: float | None = None,
     record: "Recorder | None" = None,
     run_dir: Path | None = None,
+    seat: Seat = ALONE,
 ) -> dict[str, Any]:
     """Train and evaluate ``run`` in its folder; a finished one is returned as it stands.
 
@@ -65,6 +67,7 @@ def execute(
         ready: since when there has been a process for it, by time.monotonic; from now on if None.
         record: keeps what is said on the way.
         run_dir: another folder than its own, for a run that is only run to be recorded.
+        seat: among other runs of this process, with which it takes turns.
 
     Returns:
         The content of ``result.json``. A run that diverged has one too: with ``status`` diverged,
@@ -92,7 +95,7 @@ def execute(
             shared.ensure(run.num_windows)  # all of it, before the first step
             with world(run, env) as ranks:
                 execution = _Execution(
-                    shared, ranks, observe, quiet, must_end, ready, record, run_dir
+                    shared, ranks, observe, quiet, must_end, ready, record, run_dir, seat
                 )
                 result = execution.result()
             if result["status"] != "pruned":
@@ -120,7 +123,9 @@ class _Execution:
         ready: float | None = None,
         record: "Recorder | None" = None,
         run_dir: Path | None = None,
+        seat: Seat = ALONE,
     ) -> None:
+        self.seat = seat
         self.ready = time.monotonic() if ready is None else ready
         self.shared = replace(shared, device=ranks.device)
         self.run, self.env, self.ranks, self.observe = shared.run, shared.env, ranks, observe
@@ -165,8 +170,9 @@ class _Execution:
             metrics = {"val/loss": worst, "test/loss": worst}
         if self.ranks.leads and (diff := checkout()["diff"]):
             write_text(self.run_dir / "uncommitted.diff", diff)
-        # Of the process that took most: what one device must hold.
-        metrics["perf/peak_memory_gib"] = self.ranks.most(_peak_memory(self.device)) / 2**30
+        if self.seat.num_runs == 1:  # else it is that of all, and no run's own
+            # Of the process that took most: what one device must hold.
+            metrics["perf/peak_memory_gib"] = self.ranks.most(_peak_memory(self.device)) / 2**30
         metrics.pop("tokens", None)
         return {
             "run_id": run.run_id,
@@ -179,17 +185,27 @@ class _Execution:
         }
 
     def _layout(self) -> dict[str, Any]:
-        """How it ran: on how many devices, so that hours of them can be told from seconds."""
-        return {"num_ranks": self.ranks.world_size, "sharding": self.env.sharding}
+        """How it ran: on how many devices, so that hours of them can be told from seconds.
+
+        Of ``num_students`` runs that took turns in the process, seconds and speeds hold the turns
+        of the others.
+        """
+        layout = {"num_ranks": self.ranks.world_size, "sharding": self.env.sharding}
+        return layout | {"num_students": self.seat.num_runs}
 
     def _train(self) -> dict[str, float]:
-        run, shared = self.run, self.shared
-        store = shared.open_store() if run.is_stored else None
-        live = run.loss.needs_teacher and store is None
-        loading = time.monotonic()
-        teacher = shared.load_teacher(run.teacher) if live else None
-        teacher_seconds = time.monotonic() - loading
-        feed = Feed(run, shared.train_windows, self.device, store, teacher, self.ranks)
+        run, shared, keep = self.run, self.shared, self.seat.keep
+        store, teacher = None, None
+        if run.is_stored:
+            read = repr((run.data, run.text, run.train, run.store, shared.store_dir))
+            store = keep(read, shared.open_store)
+        loaded = time.monotonic()
+        if run.loss.needs_teacher and store is None:
+            name = run.teacher_id(run.teacher), repr(run.teacher)
+            teacher = keep(name, lambda: shared.load_teacher(run.teacher))
+        teacher_seconds = time.monotonic() - loaded
+        windows = shared.train_windows
+        feed = Feed(run, windows, self.device, store, teacher, self.ranks, seat=self.seat)
         state = checkpoint.load(self.run_dir, torch.device("cpu"))
         if self.ranks.leads:
             self._open_log(state)

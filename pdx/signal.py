@@ -7,7 +7,7 @@ those positions.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -243,18 +243,36 @@ class Spoken(Protocol):
     def of_logits(self, logits_CV: Tensor, context: Context) -> TeacherSignal: ...
 
 
+T = TypeVar("T")
+
+
+class Share(Protocol):
+    """First and last-plus-one position, ``logits`` or ``signal``, and what makes it of them."""
+
+    def __call__(self, part: tuple[int, int], what: str, make: Callable[[], T]) -> T: ...
+
+
+def _made_anew(part: tuple[int, int], what: str, make: Callable[[], T]) -> T:
+    return make()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveSignal:
     """A live teacher: logits are formed from hidden states chunk by chunk, and seen as asked for.
 
     Shape:
         hidden_ND; ``head`` maps [C, D] to logits [C, V].
+
+    Attributes:
+        share: asked for the logits and for the signal of positions ``start:stop``; makes them, or
+            has them of another student that reads the same.
     """
 
     hidden_ND: Tensor
     head: Callable[[Tensor], Tensor]
     signal: Spoken
     context: Context
+    share: Share = _made_anew
 
     @property
     def scale(self) -> float | Tensor:
@@ -262,8 +280,16 @@ class LiveSignal:
 
     @torch.no_grad()
     def chunk(self, start: int, stop: int) -> TeacherSignal:
-        logits_CV = upcast(self.head(self.hidden_ND[start:stop])).detach()
-        return self.signal.of_logits(logits_CV, self.context.chunk(start, stop))
+        part = (start, stop)
+
+        def logits() -> Tensor:
+            return upcast(self.head(self.hidden_ND[start:stop])).detach()
+
+        def signal() -> TeacherSignal:
+            logits_CV = self.share(part, "logits", logits)
+            return self.signal.of_logits(logits_CV, self.context.chunk(start, stop))
+
+        return self.share(part, "signal", signal)
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
         return self._all().align(student_logits_CV)

@@ -162,8 +162,8 @@ MUTATIONS = [
     Mutation(
         "gradient into the teacher",
         "signal.py",
-        "logits_CV = upcast(self.head(self.hidden_ND[start:stop])).detach()",
-        "logits_CV = upcast(self.head(self.hidden_ND[start:stop]))",
+        "return upcast(self.head(self.hidden_ND[start:stop])).detach()",
+        "return upcast(self.head(self.hidden_ND[start:stop]))",
         "signal",
     ),
     Mutation(
@@ -448,6 +448,42 @@ MUTATIONS = [
         "self._reading.pop(step).result()",
         "self._reading.pop(min(self._reading)).result()",
         "feed",
+    ),
+    # ---- together ----
+    Mutation(
+        "a group goes on with what it had of the step before",
+        "together.py",
+        "                self.here.clear()\n",
+        "",
+        "together",
+    ),
+    Mutation(
+        "a run of a group hears what another made of the teacher's logits",
+        "feed.py",
+        'heard if what == "signal" else (routing.shift,)',
+        "(routing.shift,)",
+        "together",
+    ),
+    Mutation(
+        "a run of a group that is silent at some steps reads for all",
+        "feed.py",
+        "parts.append([step for step in range(run.num_steps) if not _is_taught(run, step)])",
+        "pass",
+        "together",
+    ),
+    Mutation(
+        "a slot that is shared is paid by each of a group",
+        "sweep/study.py",
+        'share = 1 / trial.user_attrs.get("group_size", 1)',
+        "share = 1",
+        "queue",
+    ),
+    Mutation(
+        "seeds share a process",
+        "sweep/groups.py",
+        '("data", "text", "train", "teacher", "weak_teacher", "store")',
+        '("data", "text", "teacher", "weak_teacher", "store")',
+        "queue",
     ),
     # ---- loop ----
     Mutation(

@@ -69,14 +69,17 @@ def test_capture_measures_every_kind(monkeypatch: pytest.MonkeyPatch):
     )
 
 
-def test_a_step_and_both_ways_of_many_students_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_and_the_ways_of_many_students_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     students, step = script("students"), script("step")
     small = ["data=synthetic", "data.num_tokens_student=65536", "data.num_tokens_teacher=16384"]
     small += ["data.num_tokens_val=4096", "data.num_tokens_test=4096", "data.vocab_size=128"]
     small += ["teacher.hidden_size=32", "teacher.ffn_size=64", "teacher.num_layers=1"]
     small += ["teacher.num_heads=2", "teacher.num_kv_heads=2", f"env.outputs={tmp_path}"]
-    monkeypatch.setattr(step, "COMMON", [*step.COMMON, *small])
+    common = [*step.COMMON, *small]
+    for module in (step, students):
+        monkeypatch.setattr(module, "COMMON", common)
     assert step.run_case("demo, s10k", "distilled, topk bucket", "cpu")["ms_per_step"] > 0
     monkeypatch.setattr(students, "STEPS", 2)
-    for how in ("in turn", "stacked"):
-        assert students.run_case("demo, s10k", how, 2, "cpu")["ms"] > 0
+    for source in students.SOURCES:
+        for how in ("together", "stacked"):
+            assert students.run_case("demo, s10k", source, how, 2, "cpu")["ms"] > 0

@@ -312,6 +312,8 @@ def test_equal_wall_time_gives_the_control_the_seconds_that_the_recipe_took() ->
     (worth,) = [one for one in multipliers(found) if one.accounting == WALL_TIME.key]
     assert worth.value == pytest.approx(2**0.5 / 1.5, rel=0.02)
 
+    grouped = found.chosen.assign(**{"provenance.num_students": 8})
+    assert compare(grouped, ROLES, WALL_TIME, "loss")["needed_multiple"].isna().all()
     silent = compare(found.chosen.drop(columns=SECONDS), ROLES, WALL_TIME, "loss")
     assert silent["difference"].isna().all()
     assert set(silent["why_not"]) == {"seconds were not recorded, so they cannot be charged"}

@@ -19,10 +19,13 @@ import pytest
 from command_line import states
 from optuna.trial import TrialState
 
+from pdx.config import config_of
 from pdx.errors import SweepError
+from pdx.facts import facts_of
 from pdx.files import free_lock
 from pdx.sweep import presence, study
 from pdx.sweep.budget import Budget
+from pdx.sweep.groups import alike, check_groups, described
 from pdx.sweep.isolated import Outcome, Task, run_isolated
 from pdx.sweep.local import slots_of, visible_gpus, workers_of
 from pdx.sweep.plan import Plan, Point
@@ -335,6 +338,7 @@ def worker(queue_of: Callable[..., Queue]) -> Worker:
         isolation="inline",
         max_retries=1,
         budget=Budget(),
+        students_per_worker=1,
     )
 
 
@@ -444,6 +448,169 @@ def test_a_worker_finishes_what_another_lost(worker: Worker, monkeypatch: pytest
     ends(monkeypatch, lambda task: COMPLETE)
     assert worker(None) == 3
     assert run_states(queue)["run0"] == ["FAIL", "COMPLETE"]
+
+
+# ---- runs that share a process -------------------------------------------------------------------
+
+
+Told = Callable[[int, Outcome], None]
+
+
+def share(
+    monkeypatch: pytest.MonkeyPatch, together: Callable[[list[str], Told], None]
+) -> list[list[str]]:
+    """Let any runs of the plan share a process, which ``together`` stands for; who did, in turn."""
+    did: list[list[str]] = []
+
+    def run(tasks: list[Task], tell: Told) -> None:
+        did.append([task.point.run_id for task in tasks])
+        together(did[-1], tell)
+
+    monkeypatch.setattr("pdx.sweep.worker.run_together", run)
+    everyone = {f"run{i}" for i in range(5)}
+    monkeypatch.setattr("pdx.sweep.worker.alike", lambda _: dict.fromkeys(everyone, everyone))
+
+    def alone(task: Task) -> Outcome:
+        did.append([task.point.run_id])
+        return COMPLETE
+
+    ends(monkeypatch, alone)
+    return did
+
+
+def test_a_worker_takes_so_many_runs_at_once(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    def all_end(runs: list[str], tell: Told) -> None:
+        for number in reversed(range(len(runs))):
+            tell(number, Outcome("failed", reason="x") if runs[number] == "run1" else COMPLETE)
+
+    did = share(monkeypatch, all_end)
+    assert replace(worker, students_per_worker=2)(None) == 3
+    assert did == [["run0", "run1"], ["run2"]], "what is left over is run by itself"
+    queue = queue_behind(worker)
+    assert run_states(queue) == {"run0": ["COMPLETE"], "run1": ["FAIL"], "run2": ["COMPLETE"]}
+    assert queue.failures() == {"run1": "failed: x"}
+    assert [t.user_attrs.get("group_size") for t in queue.trials()] == [2, 2, None]
+
+
+@pytest.mark.parametrize("status", ["lost", "oom"])
+def test_what_is_lost_in_a_group_is_run_singly_and_that_is_no_retry(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, status: str
+):
+    """Which of them was to blame is not known; one that has ended is not run again."""
+
+    def most_are_lost(runs: list[str], tell: Told) -> None:
+        tell(0, COMPLETE)
+        for number in range(1, len(runs)):
+            tell(number, Outcome(status, reason="exit code -9"))
+
+    did = share(monkeypatch, most_are_lost)
+    worker = replace(worker, students_per_worker=3, max_retries=0)
+    assert worker(None) == 5
+    assert did == [["run0", "run1", "run2"], ["run1"], ["run2"]]
+    queue = queue_behind(worker)
+    assert run_states(queue)["run2"] == ["FAIL", "COMPLETE"]
+    assert queue.counts()["complete"] == 3
+    assert {t.user_attrs["retries"] for t in queue.trials()} == {0}
+
+
+def test_what_was_lost_with_its_worker_is_run_singly(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    queue = queue_behind(worker)
+    with sign_on(queue.directory) as gone:
+        queue.group([trial for _ in range(2) if (trial := queue.take(gone))])
+    did = share(monkeypatch, lambda runs, tell: None)
+    assert replace(worker, students_per_worker=3)(None) == 3
+    assert did == [["run2"], ["run0"], ["run1"]]
+
+
+def test_a_run_that_shares_with_nobody_is_by_itself(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    def all_end(runs: list[str], tell: Told) -> None:
+        for number in range(len(runs)):
+            tell(number, COMPLETE)
+
+    did = share(monkeypatch, all_end)
+    pair = {"run0", "run2"}
+    monkeypatch.setattr("pdx.sweep.worker.alike", lambda _: dict.fromkeys(pair, pair))
+    replace(worker, students_per_worker=3)(None)
+    assert did == [["run0", "run2"], ["run1"]]
+
+
+def test_an_interrupted_group_is_put_back_but_for_what_has_ended(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(runs: list[str], tell: Told) -> None:
+        tell(1, COMPLETE)
+        raise KeyboardInterrupt
+
+    share(monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace(worker, students_per_worker=3)(None)
+    queue = queue_behind(worker)
+    assert run_states(queue) == {
+        "run0": ["FAIL", "WAITING"],
+        "run1": ["COMPLETE"],
+        "run2": ["FAIL", "WAITING"],
+    }
+    assert not any("alone" in t.user_attrs for t in queue.trials()), "it was nobody's fault"
+
+
+def test_a_group_has_one_slot(queue_of: Callable[..., Queue]):
+    queue = queue_of(3)
+    taken = [trial for _ in range(3) if (trial := queue.take("me"))]
+    time.sleep(0.3)
+    apart, running = queue.used_seconds()
+    queue.group(taken[:2])
+    together, slots = queue.used_seconds()
+    assert (running, slots) == (3, 2) and 0 < together < apart
+
+
+@pytest.mark.parametrize(
+    ("number", "env", "method", "said"),
+    [
+        (0, {}, {}, "students_per_worker=0: must be a whole number of at least 1; 1 gives"),
+        (-2, {}, {}, "must be a whole number of at least 1"),
+        (2, {"gpus_per_run": 2}, {}, "env.gpus_per_run=2 spreads a run over several; use 1"),
+        (2, {"isolation": "inline"}, {}, "use env.isolation=forkserver, or 1"),
+        (2, {}, {"constraints": {"perf/peak_memory_gib": 70.0}}, "perf/peak_memory_gib of runs"),
+        (
+            2,
+            {},
+            {"objectives": ["val/loss", "-perf/tokens_per_second"]},
+            "of runs that share a process is not their own; leave it",
+        ),
+    ],
+)
+def test_what_a_group_cannot_have_is_refused(
+    tiny: Callable[..., Any], number: int, env: Any, method: Any, said: str
+):
+    where, how = replace(tiny("loss=none")[1], **env), replace(GRID, **method)
+    with pytest.raises(SweepError, match=said):
+        check_groups(number, where, how)
+    check_groups(1, where, how)
+
+
+def test_runs_share_a_process_that_read_the_same(tiny: Callable[..., Any]):
+    """Seeds order the batches; sizes, losses and rates do not, and a sampler wants each result."""
+
+    def point(*overrides: str, role: str = "axis") -> Point:
+        run, env = tiny("teacher@eval_teacher=none", *overrides)
+        return Point(run.run_id, role, {}, [], config_of(run, env), facts_of(run, env))
+
+    same = [point(o) for o in ("loss=jsd", "student=s30k", "optim.peak_lr=0.1", "signal.top_k=2")]
+    live = [point("store=none", o) for o in ("loss=jsd", "signal=full", "hidden=mse")]
+    plain = [point("loss=none"), point("loss=label_smoothing")]
+    other = [point(o) for o in ("train.seed=1", "teacher.hidden_size=16", "train.batch_size=16")]
+    by_itself = [point("train.compile=true"), point("loss=mse", role="search")]
+    found = alike([*same, *live, *plain, *other, *by_itself])
+    for group in (same, live, plain, *([one] for one in other)):
+        for one in group:
+            assert found[one.run_id] == {p.run_id for p in group}
+    assert not found.keys() & {p.run_id for p in by_itself}
+    text = described([*same, *live, *by_itself], 3, {p.run_id for p in [*same, *live, *by_itself]})
+    assert "students_per_worker=3: 2 of 3, 3 of 1 in a process" in text
 
 
 def test_a_budget_of_slot_hours_ends_the_work(worker: Worker, monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,8 @@ import yaml
 from command_line import Shell, assert_all_over, finished, states, wait_for
 from conftest import TINY
 
+from pdx.files import read_json
+
 __all__ = ["finished"]
 
 TWO_WORKERS = ["env.num_workers=2", "env.checkpoint_seconds=0.2"]
@@ -59,15 +61,16 @@ def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     """A new value, a string, on an axis of strings: Optuna's own categories could not widen."""
     shell = finished.copy(tmp_path)
     before = shell.results()
-    done = shell.pdx(
-        "train", "-m", "sweep=tiny", "loss=forward_kl,soft_ce,mse", "env.num_workers=2"
-    )
+    grid, together = "loss=forward_kl,soft_ce,mse", "hydra.sweeper.students_per_worker=2"
+    done = shell.pdx("train", "-m", "sweep=tiny", grid, together, "env.num_workers=1")
     assert "8 runs, 6 finished, 2 to do" in done.stderr
     new = set(shell.results()) - set(before)
     (directory,) = shell.out.glob("sweeps/tiny-cpu-*/plan.json")
     plan = json.loads(directory.read_text())
     assert new == {p["run_id"] for p in plan["points"] if p["params"]["loss"] == "mse"}
     assert {k: v for k, v in shell.results().items() if k in before} == before
+    results = [read_json(shell.out / "runs" / run_id / "result.json") for run_id in new]
+    assert [r["provenance"]["num_students"] for r in results] == [2, 2], "in one process"
     assert_all_over(shell, 8)
 
 
@@ -118,6 +121,32 @@ def test_hydras_own_sweeper_runs_each_job_as_a_single_run(tmp_path: Path):
 
 
 # ---- a user's own package, and points that fail --------------------------------------------------
+
+
+@pytest.mark.slow
+def test_of_runs_that_share_a_process_each_ends_by_itself(tmp_path: Path):
+    """Two end well; of two others one raises, and one kills the process and is tried by itself."""
+    shell = Shell(tmp_path)
+    shell.write_own_package()
+    (tmp_path / "broken").touch()
+    shell.write_sweep(
+        "own",
+        base=["loss=odd", "env.packages=[mine]", "env.max_retries=0"],
+        axes={"loss.does": ["a", "b", "raises", "dies"]},
+    )
+    more = ["hydra.sweeper.students_per_worker=2", "env.num_workers=1"]
+    shell.pdx("train", "-m", "sweep=own", "--config-dir", "conf", *more, status=1)
+    trials = shell.trials()
+    latest = {t.params["loss.does"]: t for t in sorted(trials, key=lambda t: t.number)}
+    assert [latest[does].state.name for does in ("a", "b")] == ["COMPLETE"] * 2
+    assert "RuntimeError: no loss today" in latest["raises"].user_attrs["reason"]
+    assert latest["dies"].user_attrs["alone"]
+    ended = states(trials)
+    assert ended[of(shell, **{"loss.does": "dies"})] == ["FAIL"] * 2, "with the other, and alone"
+    runs = [shell.out / "runs" / of(shell, **{"loss.does": does}) for does in ("a", "b")]
+    a, b = (read_json(run / "result.json") for run in runs)
+    assert a["provenance"]["num_students"] == b["provenance"]["num_students"] == 2
+    assert a["metrics"]["val/loss"] == b["metrics"]["val/loss"], "one loss by two names"
 
 
 def test_points_that_fail_are_told_and_the_sweep_goes_on(tmp_path: Path):

@@ -36,6 +36,8 @@ class PdxSweeperConf:
         objectives: metrics or facts of a result to minimize; ``-name`` to maximize.
         constraints: upper bounds by metric or fact; a run beyond one is not feasible.
         budget: what the sweep may use.
+        students_per_worker: runs that share a process, each batch and the teacher's word on it;
+            where runs are placed, and no part of what they are.
     """
 
     defaults: list[Any] = field(
@@ -55,6 +57,7 @@ class PdxSweeperConf:
     objectives: list[str] = field(default_factory=lambda: ["val/loss"])
     constraints: dict[str, float] = field(default_factory=dict)
     budget: BudgetConf = field(default_factory=BudgetConf)
+    students_per_worker: int = 1
 
 
 class PdxSweeper(Sweeper):

@@ -1,8 +1,9 @@
-"""One point, run here: what a worker's forkserver preloads.
+"""Points, run here: what a worker's forkserver preloads.
 
 Importing this module must not touch CUDA: runs are forks of a process that imported it.
 """
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,22 +28,48 @@ from pdx.sweep.isolated import PREPARED, Outcome, Task
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.pruning import Pruning
 from pdx.sweep.storage import open_storage
+from pdx.together import ALONE, Group, Seat
 from pdx.tracking import RunLog, SweepLog, load_stores
 
 load_stores()
 
 
-def run_point(task: Task, must_end: Callable[[], bool] = lambda: False) -> Outcome:
+def run_points(
+    tasks: list[Task], must_end: Callable[[], bool], tell: Callable[[int, Outcome], None]
+) -> None:
+    """Run points here and tell of each as it ends; several of them in turns, a thread each."""
+    if len(tasks) == 1:
+        tell(0, run_point(tasks[0], must_end))
+        return
+    # In the order of their ids they take the locks of their folders, whatever process they are in:
+    # of two groups with two runs in common none then waits for the other for ever.
+    order = sorted(range(len(tasks)), key=lambda number: tasks[number].point.run_id)
+    group = Group(len(tasks))
+
+    def run(seat_number: int, number: int) -> None:
+        with group.seat(seat_number) as seat:
+            tell(number, run_point(tasks[number], must_end, seat))
+
+    threads = [threading.Thread(target=run, args=places) for places in enumerate(order)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def run_point(
+    task: Task, must_end: Callable[[], bool] = lambda: False, seat: Seat = ALONE
+) -> Outcome:
     """Run a point here, with MLflow and its pruner told of it from its start to its end."""
     ready = time.monotonic()
     try:
-        return _run_point(task, must_end, ready)
+        return _run_point(task, must_end, ready, seat)
     except Exception as err:  # a config that no longer builds, MLflow gone: told in the study
         traceback.print_exc()
         return Outcome("failed", reason=f"{type(err).__name__}: {err}")
 
 
-def _run_point(task: Task, must_end: Callable[[], bool], ready: float) -> Outcome:
+def _run_point(task: Task, must_end: Callable[[], bool], ready: float, seat: Seat) -> Outcome:
     use_threads(task.num_threads)
     point, prepared = task.point, read_json(task.directory / PREPARED)
     know(prepared["known"])
@@ -66,7 +93,9 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float) -> Outcom
         return must_end() or (task.deadline is not None and time.time() > task.deadline)
 
     try:
-        result = execute(run, env, observe, quiet=True, must_end=told_to_end, ready=ready)
+        result = execute(
+            run, env, observe, quiet=True, must_end=told_to_end, ready=ready, seat=seat
+        )
         log.dataset(type(run.data).__name__, result["facts"]["data_digest"], str(env.paths.data))
         log.finish(result, env.paths.runs / run.run_id)
         if result["status"] == "pruned":

@@ -9,10 +9,11 @@ from pdx.errors import SweepError
 from pdx.files import digest
 from pdx.memory import bytes_to_train, room
 from pdx.paths import default_outputs
+from pdx.sweep.groups import described
 from pdx.sweep.plan import Plan, Point, load_plan, pending
 
 
-def describe(plan: Plan, env: Env) -> str:
+def describe(plan: Plan, env: Env, students_per_worker: int = 1) -> str:
     """The plan as a user reads it before paying for it."""
     todo = {p.run_id for p in pending(plan, env)}
     lines = [
@@ -30,7 +31,10 @@ def describe(plan: Plan, env: Env) -> str:
             f"{_number(facts['num_epochs']):>6} {_power(facts['flops_train_exact']):>8} "
             f"{_power(teacher):>8}  {point.label}"
         )
-    return "\n".join([*lines, "", *_totals(plan, env, len(todo))])
+    lines += ["", *_totals(plan, env, len(todo))]
+    if students_per_worker > 1:
+        lines.append(described(plan.points, students_per_worker, todo))
+    return "\n".join(lines)
 
 
 def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:

@@ -17,6 +17,7 @@ from pdx.sweep.budget import Budget
 from pdx.sweep.conclude import conclude, outcomes_of, report
 from pdx.sweep.definition import SEED_AXIS, Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
+from pdx.sweep.groups import check_groups
 from pdx.sweep.interrupt import terminate_as_interrupt
 from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
@@ -43,9 +44,11 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
 
     method, budget = settings_of(sweeper.config, definition, compose)
     plan, env = make_plan(definition, compose, method)
+    together: Any = sweeper.config.hydra.sweeper.students_per_worker
+    check_groups(together, env, method)
     directory = plan.directory(env)
     if sweeper.action == "plan":
-        print(describe(plan, env))
+        print(describe(plan, env, together))
         budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
         return None
     if sweeper.action == "status":
@@ -163,7 +166,7 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> N
                 time.sleep(1.0)
                 continue
             num_workers = min(workers_of(env), waiting)
-            task = worker_of(plan, env, budget, num_workers)
+            task = worker_of(sweeper, plan, env, budget, num_workers)
             failures = launch(sweeper, task, num_workers, plan.sweep_id, env.outputs, is_over)
             for failure in failures:
                 print(f"warning: {failure}", file=sys.stderr)
@@ -183,7 +186,7 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> N
             watcher.join()
 
 
-def worker_of(plan: Plan, env: Env, budget: Budget, num_workers: int) -> Worker:
+def worker_of(sweeper: Any, plan: Plan, env: Env, budget: Budget, num_workers: int) -> Worker:
     """What every job of the launcher runs."""
     return Worker(
         directory=str(plan.directory(env).absolute()),
@@ -193,6 +196,7 @@ def worker_of(plan: Plan, env: Env, budget: Budget, num_workers: int) -> Worker:
         isolation=env.isolation,
         max_retries=env.max_retries,
         budget=budget,
+        students_per_worker=sweeper.config.hydra.sweeper.students_per_worker,
     )
 
 
@@ -210,7 +214,7 @@ def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
         print(f"{plan.sweep_id}: nothing waits to be run")
         return 0
     num_workers = min(workers_of(env), waiting)
-    task = worker_of(plan, env, budget, num_workers)
+    task = worker_of(sweeper, plan, env, budget, num_workers)
     with terminate_as_interrupt():
         name = f"{plan.sweep_id}-joined"
         for failure in launch(sweeper, task, num_workers, name, env.outputs):

@@ -1,10 +1,11 @@
-"""A process for one point: a fork of a forkserver that has torch and transformers loaded."""
+"""A process for a point, or for some: a fork of a forkserver that has torch loaded."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,33 +57,50 @@ class Outcome:
 
 def run_isolated(task: Task) -> Outcome:
     """Run a point in a process of its own; interrupted, have it save itself first."""
+    outcomes: list[Outcome] = []
+    run_together([task], lambda _, outcome: outcomes.append(outcome))
+    return outcomes[0]
+
+
+def run_together(tasks: list[Task], tell: Callable[[int, Outcome], None]) -> None:
+    """Run points in one process of their own, and tell of each by its number as it ends.
+
+    What the process leaves untold when it dies is told as lost.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_main, args=(theirs, dict(os.environ), task))
+    child = context.Process(target=_main, args=(theirs, dict(os.environ), tasks))
+    untold = set(range(len(tasks)))
+    why = None
     try:
         child.start()
     except (EOFError, OSError) as err:  # the forkserver was killed as it was asked; next time
-        return Outcome("lost", reason=f"its process could not be started ({err!r})")  # is another
+        why = f"its process could not be started ({err!r})"  # is another
     finally:
         theirs.close()
-    outcome = None
     try:
-        # Asked every so often: a signal that another thread got does not end a blocked read.
-        while not ours.poll(POLL_SECONDS):
-            pass
-        with contextlib.suppress(EOFError):  # the child died without a word
-            outcome = ours.recv()
+        while why is None and untold:
+            # Asked every so often: a signal that another thread got does not end a blocked read.
+            while not ours.poll(POLL_SECONDS):
+                pass
+            try:
+                number, outcome = ours.recv()
+            except EOFError:  # the child died without a word
+                break
+            untold.remove(number)
+            tell(number, outcome)
     except BaseException:  # Ctrl-C: take the child along
         child.terminate()
-        child.join(SAVE_SECONDS)
+        child.join(SAVE_SECONDS * len(tasks))
         child.kill()
         raise
     finally:
-        child.join()
-    if outcome is None:
-        return Outcome("lost", reason=f"its process ended with exit code {child.exitcode}")
-    return outcome
+        if why is None:
+            child.join()
+    for number in sorted(untold):
+        reason = why or f"its process ended with exit code {child.exitcode}"
+        tell(number, Outcome("lost", reason=reason))
 
 
 def _die_with_worker() -> None:
@@ -93,15 +111,17 @@ def _die_with_worker() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _main(pipe: Connection, environ: dict[str, str], task: Task) -> None:
+def _main(pipe: Connection, environ: dict[str, str], tasks: list[Task]) -> None:
     must_end = threading.Event()
     threading.Thread(target=_die_with_worker, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
     signal.signal(signal.SIGTERM, lambda *_: must_end.set())
     os.environ.update(environ)
-    from pdx.sweep.child import run_point
+    from pdx.sweep.child import run_points
 
-    outcome = run_point(task, must_end.is_set)
-    with contextlib.suppress(BrokenPipeError):
-        pipe.send(outcome)
+    def tell(number: int, outcome: Outcome) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send((number, outcome))
+
+    run_points(tasks, must_end.is_set, tell)
     pipe.close()

@@ -130,10 +130,17 @@ class Queue:
     # ---- a worker's side ---------------------------------------------------------------------
 
     @patient
-    def take(self, worker: str) -> Trial | None:
-        """The next waiting trial, signed; None if there is none."""
+    def take(self, worker: str, among: Collection[str] | None = None) -> Trial | None:
+        """The next waiting trial, signed; None if there is none.
+
+        Args:
+            among: of these runs only, and of none that is to be run by itself.
+        """
         for study in self.studies:
             for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                attrs = waiting.user_attrs
+                if among is not None and ("alone" in attrs or attrs.get("run_id") not in among):
+                    continue
                 with suppress(UpdateFinishedTrialError):
                     if self.storage.set_trial_state_values(
                         waiting._trial_id, state=TrialState.RUNNING
@@ -142,6 +149,12 @@ class Queue:
                         trial.set_user_attr("worker", worker)
                         return trial
         return None
+
+    @patient
+    def group(self, trials: Sequence[Trial]) -> None:
+        """Note that these share a process."""
+        for trial in trials:
+            trial.set_user_attr("group_size", len(trials))
 
     @patient
     def draw(self, trial: Trial, sampler: Any, points: dict[str, Point]) -> Point | None:
@@ -188,17 +201,24 @@ class Queue:
         return True
 
     def lose(self, trial: FrozenTrial | Trial, max_retries: int, reason: str) -> bool:
-        """A point's process is gone through no fault of its own: fail it and queue it again."""
+        """A point's process is gone through no fault of its own: fail it and queue it again.
+
+        Of a group it may have been the fault of another: each is tried by itself then.
+        """
         if not self.tell_failed(trial, reason):
             return False
         attrs = trial.user_attrs
-        if attrs["retries"] < max_retries:
+        if "group_size" in attrs:
+            self.put_back(trial, attrs["retries"], alone=True)
+        elif attrs["retries"] < max_retries:
             self.put_back(trial, attrs["retries"] + 1)
         return True
 
-    def put_back(self, trial: FrozenTrial | Trial, retries: int) -> None:
+    def put_back(self, trial: FrozenTrial | Trial, retries: int, alone: bool = False) -> None:
         """Queue again what a trial stood for: its point, or its draw."""
-        kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "role")}
+        kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "role", "alone")}
+        if alone:
+            kept["alone"] = True
         study = self.drawn if trial.user_attrs["role"] == "search" else self.planned
         assert study is not None
         known = "run_id" in kept
@@ -263,16 +283,20 @@ class Queue:
             if trial.state == TrialState.FAIL
         }
 
-    def used_seconds(self) -> tuple[float, int]:
-        """Slot seconds over all trials so far, those that run included, and how many run."""
-        seconds, running = 0.0, 0
+    def used_seconds(self) -> tuple[float, float]:
+        """Slot seconds over all trials so far, those that run included, and how many slots run.
+
+        The runs of a group have one slot together.
+        """
+        seconds, running = 0.0, 0.0
         for trial in (t for s in self.studies for t in s.get_trials(deepcopy=False)):
             if trial.datetime_start is None or trial.state == TrialState.WAITING:
                 continue
             now = datetime.now(trial.datetime_start.tzinfo)
             end = trial.datetime_complete or now
-            seconds += (end - trial.datetime_start).total_seconds()
-            running += trial.state == TrialState.RUNNING
+            share = 1 / trial.user_attrs.get("group_size", 1)
+            seconds += (end - trial.datetime_start).total_seconds() * share
+            running += share * (trial.state == TrialState.RUNNING)
         return seconds, running
 
 

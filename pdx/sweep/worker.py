@@ -11,7 +11,8 @@ from optuna.trial import Trial
 
 from pdx.files import write_json
 from pdx.sweep.budget import Budget
-from pdx.sweep.isolated import PREPARED, Outcome, Task, run_isolated
+from pdx.sweep.groups import alike
+from pdx.sweep.isolated import PREPARED, Outcome, Task, run_isolated, run_together
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.placed import threads_here
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
@@ -56,6 +57,7 @@ class Worker:
         storage: URL of the study's database, or None for the journal in the directory.
         num_workers: how many share this machine, for the number of threads each may use.
         slots: CUDA_VISIBLE_DEVICES of each slot; empty where there is no GPU.
+        students_per_worker: runs at most that share a process, and what they read.
     """
 
     directory: str
@@ -65,6 +67,7 @@ class Worker:
     isolation: str
     max_retries: int
     budget: Budget
+    students_per_worker: int
 
     def slot_of(self, job: int) -> str | None:
         """The GPUs of a job, as CUDA_VISIBLE_DEVICES names them; fixed for the worker's life."""
@@ -80,6 +83,7 @@ class Worker:
         plan = load_plan(directory)
         queue, count = Queue(directory, plan, self.storage), 0
         points = {p.run_id: p for p in plan.points}
+        may_join = alike(plan.points) if self.students_per_worker > 1 else {}
         sampler = self._sampler(plan)
         with sign_on(directory) as worker:
             while not self.budget.is_spent(queue):
@@ -88,20 +92,47 @@ class Worker:
                     if queue.reap(self.max_retries):
                         continue  # what another worker lost is ours now
                     break
-                with _put_back_if_interrupted(queue, trial):
+                with _put_back_if_interrupted(queue, taken := [trial]):
                     point = self._point(queue, trial, points, sampler)
                     if point is None:
                         continue
-                    began = time.monotonic()
-                    outcome = self._run(self._task(queue, trial, point))
-                    print(
-                        f"{point.run_id} {outcome.status} {time.monotonic() - began:.1f}s "
-                        f"[{point.label}] {outcome.reason or ''}",
-                        flush=True,
-                    )
-                    count += 1
-                    self._tell(queue, trial, outcome)
+                    if self.students_per_worker > 1 and "alone" not in trial.user_attrs:
+                        self._take_along(queue, worker, taken, may_join.get(point.run_id, set()))
+                    self._run_all(queue, taken, points)
+                    count += len(taken)
         return count
+
+    def _take_along(
+        self, queue: Queue, worker: str, taken: list[Trial], may_join: set[str]
+    ) -> None:
+        """Take more runs that share the first one's process."""
+        while len(taken) < self.students_per_worker:
+            left = may_join - {trial.user_attrs["run_id"] for trial in taken}
+            trial = queue.take(worker, left) if left else None
+            if trial is None:
+                break
+            taken.append(trial)
+        if len(taken) > 1:
+            queue.group(taken)
+
+    def _run_all(self, queue: Queue, taken: list[Trial], points: dict[str, Point]) -> None:
+        """Run what was taken, one or several in a process, and tell how each ended."""
+        began = time.monotonic()
+        tasks = [self._task(queue, t, points[t.user_attrs["run_id"]]) for t in taken]
+
+        def tell(number: int, outcome: Outcome) -> None:
+            point = tasks[number].point
+            print(
+                f"{point.run_id} {outcome.status} {time.monotonic() - began:.1f}s "
+                f"[{point.label}] {outcome.reason or ''}",
+                flush=True,
+            )
+            self._tell(queue, taken[number], outcome)
+
+        if len(tasks) == 1:
+            tell(0, self._run(tasks[0]))
+        else:
+            run_together(tasks, tell)
 
     def _sampler(self, plan: Plan) -> Any:
         if plan.search is None:
@@ -148,7 +179,9 @@ class Worker:
         elif outcome.status == "paused":
             queue.tell_failed(trial, reason)
             queue.put_back(trial, trial.user_attrs["retries"])
-        elif outcome.status == "lost":
+        elif outcome.status == "lost" or (
+            outcome.status == "oom" and "group_size" in trial.user_attrs
+        ):  # memory that it shared may be enough for it alone
             queue.lose(trial, self.max_retries, reason or "lost")
         else:
             queue.tell_failed(trial, f"{outcome.status}: {reason}")
@@ -167,10 +200,11 @@ class Worker:
 
 
 @contextmanager
-def _put_back_if_interrupted(queue: Queue, trial: Trial) -> Iterator[None]:
+def _put_back_if_interrupted(queue: Queue, taken: list[Trial]) -> Iterator[None]:
     try:
         yield
     except BaseException as err:
-        if queue.tell_failed(trial, f"interrupted ({type(err).__name__})"):
-            queue.put_back(trial, trial.user_attrs["retries"])
+        for trial in taken:
+            if queue.tell_failed(trial, f"interrupted ({type(err).__name__})"):
+                queue.put_back(trial, trial.user_attrs["retries"])
         raise
