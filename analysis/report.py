@@ -12,6 +12,7 @@ from pdx.files import write_json, write_text
 
 from .captions import metric_label, slice_name
 from .compute import ACCOUNTINGS
+from .confirmed_table import confirmed_frame, confirmed_table
 from .distillation_tables import distillation_tables
 from .forest import verdicts_frame, verdicts_table
 from .panels import draw_all
@@ -73,6 +74,8 @@ def write_results(results: Results, out_dir: Path) -> ReportFiles:
     }
     if optimal.rows:
         tables["compute_optimal_size"] = pd.DataFrame(optimal.rows, columns=optimal.columns)
+    if results.confirmed:
+        tables["confirmed"] = confirmed_frame(results)
     if results.verdicts:
         tables["verdicts"] = verdicts_frame(results)
     for name, own in tables.items():
@@ -148,6 +151,7 @@ def render(results: Results, figures: list[Drawn], questions: list[Table]) -> st
         optimal=optimal_size_table(results),
         settings=settings_table(results),
         best=best_tables(results),
+        confirmed=confirmed_table(results),
         verdicts=verdicts_table(results),
         cost=cost_table(results),
         provenance=provenance(results),

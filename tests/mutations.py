@@ -31,6 +31,56 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- a search's best on fresh seeds ----
+    Mutation(
+        "a search confirmed while some of it still runs",
+        "sweep/confirm.py",
+        "controls and not left",
+        "controls",
+        "confirm",
+    ),
+    Mutation(
+        "a winner that broke a bound",
+        "sweep/confirm.py",
+        "and all(v <= 0 for v in t.constraints.values())",
+        "",
+        "confirm",
+    ),
+    Mutation(
+        "a winner's control of another schedule",
+        "sweep/confirm.py",
+        "(_num_apart(c[1][0], winner), c[0])",
+        "c[0]",
+        "confirm",
+    ),
+    Mutation(
+        "a control at any of its rates",
+        "sweep/confirm.py",
+        "best = min(means, key=lambda rate: means[rate])",
+        "best = next(iter(means))",
+        "confirm",
+    ),
+    Mutation(
+        "seeds that the search has seen",
+        "sweep/confirm.py",
+        "if stale := sorted(used.intersection(self.seeds)):",
+        "if stale := sorted(used - used):",
+        "confirm",
+    ),
+    Mutation(
+        "runs that confirm among those that were searched",
+        "analysis/results.py",
+        '(runs["status"] == "complete") & (runs["role"] != CONFIRM)',
+        'runs["status"] == "complete"',
+        "confirm",
+    ),
+    Mutation(
+        "winners of a search judged one by one",
+        "analysis/confirmed.py",
+        "iter(holm([effect.p_zero() for effect in effects if effect]))",
+        "iter([effect.p_zero() for effect in effects if effect])",
+        "confirm",
+    ),
     # ---- probes ----
     Mutation(
         "probe: a copy's unforetold first token counted",

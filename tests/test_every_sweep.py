@@ -71,6 +71,7 @@ def cut(name: str) -> dict[str, Any]:
     block["control"] = [[override(o) for o in one] for one in nested]
     if "search" in block:
         block["search"]["num_runs"] = 4
+        block["search"]["confirm"] = {"num_winners": 1, "seeds": [8, 9]}
     forbidden = []
     for entry in block.get("forbid", []):
         if "train.seed" in entry:
