@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .aggregate import SIZE_NAME, Roles, human, interval_columns, mean_interval
+from .aggregate import (
+    SIZE_NAME,
+    Roles,
+    human,
+    interval_columns,
+    mean_interval,
+    over_seeds,
+    over_units,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,8 @@ CARRIED = (
     "series",
     "size",
     "seed",
+    "teacher_seed",
+    "draw_seed",
     "token_multiple",
     SIZE_NAME,
     "num_tokens",
@@ -103,7 +113,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
     totals = total_flops(runs, accounting)
     rows = []
     for index, run in runs[~runs["is_control"]].iterrows():
-        row = {name: run[name] for name in CARRIED}
+        row = {name: run.get(name) for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_flops"] = float(totals[index])
         own = controls_of(run, controls, which)
@@ -119,10 +129,14 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
 
 
 def differences(compared: pd.DataFrame) -> pd.DataFrame:
-    """Mean paired difference per series and size, with t-interval, pairs and why some lack."""
+    """Mean paired difference per series and size, with t-interval, pairs and why some lack.
+
+    Of several teachers, a pair is one of them with its control (``aggregate.over_units``).
+    """
     rows = []
     for (series, size), group in compared.groupby(["series", "size"], sort=False):
-        interval = mean_interval(group["difference"])
+        pairs = over_units(group, "difference")
+        interval = mean_interval(pairs)
         rows.append(
             {
                 "series": series,
@@ -130,10 +144,12 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
                 "size": size,
                 SIZE_NAME: float(group[SIZE_NAME].iloc[0]),
                 "loss": float(group["loss"].mean()),
-                **interval_columns("control_loss", mean_interval(group["control_loss"])),
+                **interval_columns(
+                    "control_loss", mean_interval(over_seeds(group, "control_loss"))
+                ),
                 **interval_columns("difference", interval),
                 "num_pairs": interval.num,
-                "num_runs": len(group),
+                "num_runs": len(pairs),
                 "needed_multiple": float(group["needed_multiple"].mean()),
                 "measured_multiple": float(group["measured_multiple"].max()),
                 "why_not": "; ".join(dict.fromkeys(group["why_not"].dropna())),
@@ -155,7 +171,7 @@ def controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.Data
     if "data_digest" in controls and not pd.isna(run["data_digest"]):
         fits &= (controls["data_digest"] == run["data_digest"]).fillna(True)
     agreed = pd.Series(0, controls.index)
-    for name in which.recipe:
+    for name in (*which.recipe, *which.draws):
         if name == "loss" or name not in controls:
             continue
         sets = controls[name].notna()

@@ -24,7 +24,9 @@ def searched(results: Results) -> list[str]:
     names = [
         name
         for name in results.plan.params
-        if name != results.roles.seed and name in runs and runs[name].astype(str).nunique() > 1
+        if name not in (results.roles.seed, *results.roles.draws)
+        and name in runs
+        and runs[name].astype(str).nunique() > 1
     ]
     usual = (*results.roles.sizes, *results.roles.tokens)  # these have figures of their own
     others = [name for name in names if drawn or name not in usual]

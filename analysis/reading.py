@@ -64,6 +64,12 @@ def does_not_show(results: Results) -> list[str]:
         limits.append("One data set; another may differ.")
     if teachers == 1:
         limits.append("One teacher; a stronger or weaker one may differ.")
+    num_seeds = results.chosen.loc[results.chosen["teacher_seed"] != "", "teacher_seed"].nunique()
+    if num_seeds > 1:
+        limits.append(
+            f"{num_seeds} seeds of teachers: intervals of their students are over teachers, seeds "
+            "of students averaged within each; all other intervals are given their teacher."
+        )
     tests = sum(int((t["num_pairs"] > 1).sum()) for t in results.paired.values())
     if tests > 1:
         limits.append(

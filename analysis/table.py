@@ -19,6 +19,8 @@ LABELS = (
     "series",
     "size",
     "seed",
+    "teacher_seed",
+    "draw_seed",
     "is_control",
     "token_multiple",
     "learning_rate",

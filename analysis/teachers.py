@@ -131,6 +131,8 @@ def _interior(
 def best_teachers(results: Results, budget: float | None = None) -> list[Best]:
     """The best teacher of each recipe and student size, under each accounting.
 
+    Teachers that differ in their seed are one teacher's luck, and none is the best.
+
     Args:
         budget: FLOPs that a run and what it is charged with may take; each accounting's median
             over the runs where None.
@@ -147,7 +149,7 @@ def best_teachers(results: Results, budget: float | None = None) -> list[Best]:
         if accounting.charges:
             what = f"{accounting.label[2:]} charged, within {most:.2g} FLOPs"
         for (recipe, size), group in inside.groupby(["recipe", "size"], sort=False):
-            if group["teacher_id"].nunique() > 1:
+            if group["teacher_id"].nunique() > 1 and group["teacher_seed"].nunique() < 2:
                 found.append(_best(group, str(recipe), str(size), results.metric, what))
     return found
 

@@ -35,8 +35,8 @@ MUTATIONS = [
     Mutation(
         "a search confirmed while some of it still runs",
         "sweep/confirm.py",
-        "controls and not left",
-        "controls",
+        "num_runs and controls",
+        "num_runs",
         "confirm",
     ),
     Mutation(

@@ -39,6 +39,8 @@ def fewer(key: str, values: list[Any]) -> list[Any]:
         return [max(512, int(value) // TIMES // 512 * 512) for value in values]
     if key == "optim.peak_lr" and len(values) > 1:
         return values[1:2]
+    if key.endswith(".seed"):
+        return values[:2]
     return values
 
 

@@ -160,11 +160,9 @@ def search_is_over(queue: "Queue") -> bool:
     assert queue.drawn is not None
     trials = queue.drawn.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state in OVER and not t.user_attrs.get("double")]
-    live = [t for t in [*trials, *queue.planned.get_trials(deepcopy=False)] if t.state not in OVER]
-    left = any(t.state != TrialState.FAIL for t in live)
     done = {t.user_attrs["run_id"] for t in queue.trials() if t.state in OVER}
     controls = all(p.run_id in done for p in queue.plan.points)
-    return len(ended) >= queue.plan.method.num_runs and controls and not left
+    return len(ended) >= queue.plan.method.num_runs and controls
 
 
 Candidate = tuple[Point, list[str], list[float]]

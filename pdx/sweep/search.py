@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pdx.sweep.definition import Definition
 
 MAX_TEMPLATES = 512
+SEEDS = ("train.seed", "teacher.seed", "signal.seed", "store.seed", "text.seed")
 BAD = 1e9  # what a diverged run is told to have measured where it measured nothing
 Suggest = Callable[[str, Axis], Any]
 
@@ -216,11 +217,10 @@ def make_search(definition: "Definition", composer: Composer) -> Search:
             f"zip={list(rules.zipped[0])}: goes with a grid, and this is a search; drop zip, or "
             "the sampler."
         )
-    seeds = axes.get("train.seed")
-    if seeds is not None:
+    if seeds := [key for key in axes if key in SEEDS]:
         raise SweepError(
-            "train.seed: a search would take the luckiest seed for the best setting; give one, and "
-            "confirm what the search finds on fresh seeds (in a sweep file: search.confirm)."
+            f"{seeds[0]}: a search would take the luckiest seed for the best setting; give one, "
+            "and confirm what the search finds on fresh seeds (in a sweep file: search.confirm)."
         )
     for axis in axes.values():
         for setting in [] if isinstance(axis, Interval) else axis:
