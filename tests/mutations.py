@@ -81,6 +81,56 @@ MUTATIONS = [
         "iter([effect.p_zero() for effect in effects if effect])",
         "confirm",
     ),
+    # ---- seeds of teachers and draws; what matters together ----
+    Mutation(
+        "students of one teacher as samples of teachers",
+        "analysis/aggregate.py",
+        'return values.groupby(runs["teacher_seed"]).mean()',
+        "return values",
+        "seeds",
+    ),
+    Mutation(
+        "draws for one seed as seeds of their own",
+        "analysis/aggregate.py",
+        'return values.groupby(runs["seed"]).mean() if several else values',
+        "return values",
+        "seeds",
+    ),
+    Mutation(
+        "a verdict over teachers by the noise of one teacher's runs",
+        "analysis/verdicts.py",
+        'Noise(sd=float("nan"), dof=0) if by_teacher else noise',
+        "noise",
+        "seeds",
+    ),
+    Mutation(
+        "a search for the luckiest teacher",
+        "sweep/search.py",
+        '("train.seed", "teacher.seed",',
+        '("train.seed",',
+        "seeds",
+    ),
+    Mutation(
+        "an interaction that is a slope inside a quarter",
+        "analysis/interactions.py",
+        "for k in (1, 2, 3)]",
+        "for k in ()]",
+        "interactions",
+    ),
+    Mutation(
+        "runs of rare cells left in",
+        "analysis/interactions.py",
+        "_basis(np.hstack([design, apart]))",
+        "_basis(design)",
+        "interactions",
+    ),
+    Mutation(
+        "pairs of settings judged one by one",
+        "analysis/interactions.py",
+        'row["p"] = p',
+        'row["p"] = row["p"]',
+        "interactions",
+    ),
     # ---- probes ----
     Mutation(
         "probe: a copy's unforetold first token counted",
