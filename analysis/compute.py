@@ -12,6 +12,7 @@ straight lines in log tokens, and only between measured points: nothing is extra
 # pyright: reportReturnType=false
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
     totals = total_flops(runs, accounting)
     rows = []
     for index, run in runs[~runs["is_control"]].iterrows():
-        row = {name: run.get(name) for name in CARRIED}
+        row: dict[str, Any] = {name: run.get(name) for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_flops"] = float(totals[index])
         own = controls_of(run, controls, which)
@@ -123,7 +124,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
             row["why_not"] = "the teacher's FLOPs were not recorded, so they cannot be charged"
         else:
             row |= _fair_control(run, own, row["total_flops"], accounting, metric)
-            row["difference"] = row["loss"] - row["control_loss"]
+            row["difference"] = float(run[metric]) - row["control_loss"]
         rows.append(row)
     return pd.DataFrame(rows, columns=[*CARRIED, "loss", *COMPARED, "why_not"])
 

@@ -87,7 +87,9 @@ def confirm(plan: Plan, runs: pd.DataFrame) -> list[Confirmed]:
             beside = _by_seed(control, fresh, objective)
             gains = {seed: again[seed] - beside[seed] for seed in again if seed in beside}
         doubts = _doubts(control, effect)
-        told = effect is not None and not doubts and p is not None and p <= LEVEL
+        word = CANNOT
+        if effect is not None and p is not None and p <= LEVEL and not doubts:
+            word = LOWER if effect.mean < 0 else HIGHER
         found.append(
             Confirmed(
                 label=_label(winner["params"]),
@@ -99,7 +101,7 @@ def confirm(plan: Plan, runs: pd.DataFrame) -> list[Confirmed]:
                 test=_interval(_by_seed(winner, fresh, JUDGED_ON)),
                 effect=effect,
                 p=p,
-                word=(LOWER if effect.mean < 0 else HIGHER) if told else CANNOT,
+                word=word,
                 notes=(*doubts, *_confounds(winner, control, fresh)),
             )
         )
