@@ -18,6 +18,8 @@ SIZE_NAME = "num_params_non_embedding"
 NO_DISTILLATION = "no distillation"
 LEARNING_RATE_NAMES = ("peak_lr", "lr", "learning_rate")
 TOKEN_NAMES = ("num_tokens", "tokens_per_param")
+TEACHER_SEED = "teacher.seed"
+DRAW_SEEDS = ("signal.seed", "store.seed", "text.seed")  # of what is drawn from a teacher
 ENOUGH_SEEDS = 3  # of two, a t interval is 13 standard errors each way and says nothing
 
 
@@ -26,6 +28,9 @@ class Roles:
     """Which of a plan's parameters is the seed, the size, the learning rate, the token count.
 
     All others make the *recipe*: what a curve in a figure stands for.
+
+    Attributes:
+        draws: seeds of the teacher and of what is drawn from it: one recipe under several of them.
     """
 
     seed: str | None
@@ -33,6 +38,7 @@ class Roles:
     learning_rates: tuple[str, ...]
     tokens: tuple[str, ...]
     recipe: tuple[str, ...]
+    draws: tuple[str, ...] = ()
 
 
 def roles(plan: Plan) -> Roles:
@@ -45,23 +51,30 @@ def roles(plan: Plan) -> Roles:
     tokens = tuple(
         name for name in plan.params if name.startswith("train.") and last[name] in TOKEN_NAMES
     )
-    taken = {seed, *sizes, *rates, *tokens}
+    draws = tuple(name for name in plan.params if name in (TEACHER_SEED, *DRAW_SEEDS))
+    taken = {seed, *sizes, *rates, *tokens, *draws}
     recipe = tuple(name for name in plan.params if name not in taken)
-    return Roles(seed=seed, sizes=sizes, learning_rates=rates, tokens=tokens, recipe=recipe)
+    return Roles(
+        seed=seed, sizes=sizes, learning_rates=rates, tokens=tokens, recipe=recipe, draws=draws
+    )
 
 
 def label_runs(runs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Add the columns that tables and figures group by.
 
-    setting (every parameter but the seed), recipe, series (recipe, and its tokens where they
-    differ from the axis runs'), size (name), seed, is_control, token_multiple.
+    setting (every parameter but seeds), recipe, series (recipe, and its tokens where they
+    differ from the axis runs'), size (name), seed, teacher_seed and draw_seed ("" where a run does
+    not set them), is_control, token_multiple.
     """
     which = roles(plan)
     points = {point["run_id"]: point for point in plan.points}
     labelled = runs.copy()
     params = [points[run_id]["params"] for run_id in runs["run_id"]]
     labelled["setting"] = [
-        json.dumps({k: v for k, v in p.items() if k != which.seed}, sort_keys=True) for p in params
+        json.dumps(
+            {k: v for k, v in p.items() if k != which.seed and k not in which.draws}, sort_keys=True
+        )
+        for p in params
     ]
     losses = [_loss(points[run_id]) for run_id in runs["run_id"]]
     roles_of = [str(role) for role in runs["role"]]
@@ -79,6 +92,8 @@ def label_runs(runs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         for p, size in zip(params, sizes, strict=True)
     ]
     labelled["seed"] = [str(p.get(which.seed, "")) for p in params]
+    labelled["teacher_seed"] = [str(p.get(TEACHER_SEED, "")) for p in params]
+    labelled["draw_seed"] = [" ".join(str(p.get(k, "")) for k in DRAW_SEEDS) for p in params]
     usual = labelled[labelled["role"] == "axis"].groupby(sizes)["num_tokens"].min()
     least = labelled.groupby(sizes)["num_tokens"].min()
     base = sizes.map(usual).fillna(sizes.map(least)).astype(float)
@@ -133,6 +148,25 @@ def mean_interval(values: pd.Series | np.ndarray, level: float = 0.95) -> Interv
     return Interval(mean=mean, low=mean - reach, high=mean + reach, num=num, **ends)
 
 
+def over_units(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """What an interval of one setting is over: its runs; or several teachers, if it has these.
+
+    Runs under one teacher share its luck, and draws for one seed share the student's: they are no
+    samples of their own, and are averaged. With one teacher the interval is given this teacher.
+    """
+    values = runs[metric].astype(float)
+    if "teacher_seed" in runs and runs["teacher_seed"].nunique() > 1:
+        return values.groupby(runs["teacher_seed"]).mean()
+    return over_seeds(runs, metric)
+
+
+def over_seeds(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """One value for each seed of the student, where teachers or draws give it several."""
+    values = runs[metric].astype(float)
+    several = [n for n in ("teacher_seed", "draw_seed") if n in runs and runs[n].nunique() > 1]
+    return values.groupby(runs["seed"]).mean() if several else values
+
+
 def interval_columns(name: str, interval: Interval) -> dict[str, float]:
     """What a table holds of an interval: ``name``, ``name/low``, ``name/high`` and so on."""
     return {
@@ -168,7 +202,7 @@ def aggregate(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         for fact in ("num_params_non_embedding", "num_tokens", "token_multiple", "learning_rate"):
             row[fact] = group[fact].astype(float).mean()
         for metric in metrics:
-            row |= interval_columns(metric, mean_interval(group[metric].astype(float)))
+            row |= interval_columns(metric, mean_interval(over_units(group, metric)))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(

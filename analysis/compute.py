@@ -13,11 +13,20 @@ extrapolated.
 # pyright: reportReturnType=false
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .aggregate import SIZE_NAME, Roles, human, interval_columns, mean_interval
+from .aggregate import (
+    SIZE_NAME,
+    Roles,
+    human,
+    interval_columns,
+    mean_interval,
+    over_seeds,
+    over_units,
+)
 
 FLOPS, SECONDS = "flops_train_exact", "perf/train_seconds"
 
@@ -83,6 +92,8 @@ CARRIED = (
     "series",
     "size",
     "seed",
+    "teacher_seed",
+    "draw_seed",
     "token_multiple",
     SIZE_NAME,
     "num_tokens",
@@ -132,7 +143,7 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
     totals, own_costs = total_cost(runs, accounting), own_cost(runs, accounting)
     rows = []
     for index, run in runs[~runs["is_control"]].iterrows():
-        row = {name: run[name] for name in CARRIED}
+        row: dict[str, Any] = {name: run.get(name) for name in CARRIED}
         row |= {"loss": float(run[metric]), **dict.fromkeys(COMPARED, np.nan), "why_not": None}
         row["total_cost"] = float(totals[index])
         own = controls_of(run, controls, which)
@@ -144,16 +155,20 @@ def compare(runs: pd.DataFrame, which: Roles, accounting: Accounting, metric: st
         else:
             own = own.assign(_cost=own_costs[own.index])
             row |= _fair_control(run, own, row["total_cost"], accounting, metric)
-            row["difference"] = row["loss"] - row["control_loss"]
+            row["difference"] = float(run[metric]) - row["control_loss"]
         rows.append(row)
     return pd.DataFrame(rows, columns=[*CARRIED, "loss", *COMPARED, "why_not"])
 
 
 def differences(compared: pd.DataFrame) -> pd.DataFrame:
-    """Mean paired difference per series and size, with t-interval, pairs and why some lack."""
+    """Mean paired difference per series and size, with t-interval, pairs and why some lack.
+
+    Of several teachers, a pair is one of them with its control (``aggregate.over_units``).
+    """
     rows = []
     for (series, size), group in compared.groupby(["series", "size"], sort=False):
-        interval = mean_interval(group["difference"])
+        pairs = over_units(group, "difference")
+        interval = mean_interval(pairs)
         rows.append(
             {
                 "series": series,
@@ -161,10 +176,12 @@ def differences(compared: pd.DataFrame) -> pd.DataFrame:
                 "size": size,
                 SIZE_NAME: float(group[SIZE_NAME].iloc[0]),
                 "loss": float(group["loss"].mean()),
-                **interval_columns("control_loss", mean_interval(group["control_loss"])),
+                **interval_columns(
+                    "control_loss", mean_interval(over_seeds(group, "control_loss"))
+                ),
                 **interval_columns("difference", interval),
                 "num_pairs": interval.num,
-                "num_runs": len(group),
+                "num_runs": len(pairs),
                 "needed_multiple": float(group["needed_multiple"].mean()),
                 "measured_multiple": float(group["measured_multiple"].max()),
                 "why_not": "; ".join(dict.fromkeys(group["why_not"].dropna())),
@@ -186,7 +203,7 @@ def controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.Data
     if "data_digest" in controls and not pd.isna(run["data_digest"]):
         fits &= (controls["data_digest"] == run["data_digest"]).fillna(True)
     agreed = pd.Series(0, controls.index)
-    for name in which.recipe:
+    for name in (*which.recipe, *which.draws):
         if name == "loss" or name not in controls:
             continue
         sets = controls[name].notna()

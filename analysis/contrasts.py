@@ -127,6 +127,41 @@ def contrast(cells: Sequence[tuple[int, Mapping[str, float]]], noise: Noise) -> 
     return Contrast(mean=mean, error=error, dof=dof, num_pairs=num, own_noise=own_noise)
 
 
+def over_teachers(
+    cells: Sequence[tuple[int, Mapping[tuple[str, str], float]]],
+) -> tuple[list[tuple[int, dict[str, float]]], bool]:
+    """Cells by what their pairs are: seeds of students; or teachers, where cells have several.
+
+    Args:
+        cells: losses by seed and seed of the teacher, "" where a run has none.
+
+    Returns:
+        signed losses by seed, or by teacher with the seeds averaged within each: students of one
+        teacher share its luck. A cell without teachers stands beside every one. And which it is.
+    """
+    teachers = {teacher for _, losses in cells for _, teacher in losses if teacher}
+    spread = [
+        {(s, one): v for (s, t), v in losses.items() for one in ([t] if t else teachers)}
+        for _, losses in cells
+    ]
+    common = sorted(set.intersection(*(set(losses) for losses in spread)))
+    names = sorted({teacher for _, teacher in common})
+    if len(names) < 2:
+        return [(sign, _by_seed(losses)) for sign, losses in cells], False
+    of = {name: [key for key in common if key[1] == name] for name in names}
+    return [
+        (sign, {name: float(np.mean([losses[key] for key in of[name]])) for name in names})
+        for (sign, _), losses in zip(cells, spread, strict=True)
+    ], True
+
+
+def _by_seed(losses: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for (seed, _), loss in losses.items():
+        found.setdefault(seed, []).append(loss)
+    return {seed: float(np.mean(values)) for seed, values in found.items()}
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values: rejecting those below a level errs once or more in that share of families.
 

@@ -24,7 +24,9 @@ def searched(results: Results) -> list[str]:
     names = [
         name
         for name in results.plan.params
-        if name != results.roles.seed and name in runs and runs[name].astype(str).nunique() > 1
+        if name not in (results.roles.seed, *results.roles.draws)
+        and name in runs
+        and runs[name].astype(str).nunique() > 1
     ]
     usual = (*results.roles.sizes, *results.roles.tokens)  # these have figures of their own
     others = [name for name in names if drawn or name not in usual]
@@ -40,7 +42,7 @@ def importances(results: Results, seed: int = 0) -> pd.DataFrame | None:
     """
     names = searched(results)
     loss = results.complete[results.metric].to_numpy(dtype=float)
-    groups = {name: _groups(results.complete[name]) for name in names}
+    groups = {name: groups_of(results.complete[name]) for name in names}
     num_columns = 1 + sum(int(g.max()) for g in groups.values())
     if not names or len(loss) < num_columns + LEAST_RUNS // 2:
         return None
@@ -88,7 +90,7 @@ def _residual(groups: dict[str, NDArray[np.intp]], loss: np.ndarray) -> tuple[fl
     return float(((loss - design @ found) ** 2).sum()), int(rank)
 
 
-def _groups(column: pd.Series) -> NDArray[np.intp]:
+def groups_of(column: pd.Series) -> NDArray[np.intp]:
     """Values as groups: each its own, or quarters of a number that has many; and those without."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_GROUPS:
         has = column.notna().to_numpy()

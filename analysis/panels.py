@@ -17,6 +17,7 @@ from .captions import caption_bars, metric_label, size_label, slice_name
 from .figures import gain_by_size, loss_by_size
 from .forest import verdict_forest
 from .gain_figure import gain_by_variable
+from .interaction_map import interaction_map
 from .results import QUALITY_METRICS, SIZE_NAME, Results
 from .search_figures import importance, parallel_coordinates, pareto_front
 from .style import (
@@ -195,6 +196,7 @@ FIGURES = (
     learning_curves,
     parallel_coordinates,
     importance,
+    interaction_map,
     pareto_front,
 )
 

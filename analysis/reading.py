@@ -20,6 +20,8 @@ MOST_SENTENCES = 12
 
 def shows(results: Results) -> list[str]:
     """What was measured, one sentence or two per accounting, or per sweep without a control."""
+    if results.plan.confirm:
+        return [*_confirmed(results), *_best_values(results)]
     said = []
     paired = results.paired[ACCOUNTINGS[0].key]
     if paired.empty or not (paired["num_pairs"] > 0).any():
@@ -62,6 +64,12 @@ def does_not_show(results: Results) -> list[str]:
         limits.append("One data set; another may differ.")
     if teachers == 1:
         limits.append("One teacher; a stronger or weaker one may differ.")
+    num_seeds = results.chosen.loc[results.chosen["teacher_seed"] != "", "teacher_seed"].nunique()
+    if num_seeds > 1:
+        limits.append(
+            f"{num_seeds} seeds of teachers: intervals of their students are over teachers, seeds "
+            "of students averaged within each; all other intervals are given their teacher."
+        )
     tests = sum(int((t["num_pairs"] > 1).sum()) for t in results.paired.values())
     if tests > 1:
         limits.append(
@@ -75,6 +83,34 @@ def does_not_show(results: Results) -> list[str]:
             "no mean, fit or difference; unless they lack at random, what is left is flattered."
         )
     return limits
+
+
+def _confirmed(results: Results) -> list[str]:
+    """Of a search to be confirmed: what fresh seeds say of its best, and nothing of other runs."""
+    if not results.confirmed:
+        left = "no run that would confirm it has finished"
+        why = "the search is not over" if results.plan.confirmed is None else left
+        return [
+            f"The best of the search is not confirmed on fresh seeds ({why}): the lowest of "
+            f"{len(results.complete)} runs on one seed is partly luck, and decides nothing."
+        ]
+    said = []
+    objective = results.plan.objectives[0].removeprefix("-")
+    for one in results.confirmed:
+        text = f"On fresh seeds [{one.label}] has a test loss of "
+        text += interval_text(one.test.mean, one.test.low, one.test.high) + f" (n = {one.test.num})"
+        if one.effect is not None and one.p is not None:
+            effect = interval_text(one.effect.mean, *one.effect.interval(), digits=4)
+            text += (
+                f", against the control [{one.control}] {effect} nats/token (Holm p = {one.p:.2g})"
+            )
+        against = "its gain in" if one.control else "its"
+        text += f": {one.word}. The search saw {against} {objective} as "
+        seen, again = one.searched, one.fresh.mean
+        if one.control:
+            seen, again = one.searched_gain, one.fresh_gain.mean
+        said.append(f"{text}{seen:.4f}; on fresh seeds it is {again:.4f}.")
+    return said
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 3) -> str:

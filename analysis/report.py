@@ -13,8 +13,11 @@ from pdx.files import write_json, write_text
 
 from .captions import metric_label, slice_name
 from .compute import ACCOUNTINGS
+from .confirmed_table import confirmed_frame, confirmed_table
 from .distillation_tables import distillation_tables
 from .forest import verdicts_frame, verdicts_table
+from .interaction_map import interactions_table
+from .interactions import interactions
 from .panels import draw_all
 from .reading import does_not_show, shows
 from .records import Table, cost_table, fits_table, provenance, unfinished_table
@@ -74,6 +77,11 @@ def write_results(results: Results, out_dir: Path) -> ReportFiles:
     }
     if optimal.rows:
         tables["compute_optimal_size"] = pd.DataFrame(optimal.rows, columns=optimal.columns)
+    together = interactions(results)
+    if together is not None:
+        tables["interactions"] = together
+    if results.confirmed:
+        tables["confirmed"] = confirmed_frame(results)
     if results.verdicts:
         tables["verdicts"] = verdicts_frame(results)
     for name, own in tables.items():
@@ -149,6 +157,8 @@ def render(results: Results, figures: list[Drawn], questions: list[Table], optim
         optimal=optimal,
         settings=settings_table(results),
         best=best_tables(results),
+        together=interactions_table(results),
+        confirmed=confirmed_table(results),
         verdicts=verdicts_table(results),
         cost=cost_table(results),
         provenance=provenance(results),

@@ -22,6 +22,7 @@ from .aggregate import (
     roles,
 )
 from .compute import ALL_ACCOUNTINGS, compare, differences
+from .confirmed import CONFIRM, Confirmed, confirm
 from .curves import Curve, curves_of
 from .optimal_size import OptimalSize, optimal_sizes
 from .table import STATUSES, Plan, load_curves, load_plan, load_runs
@@ -45,6 +46,8 @@ class Results:
         chosen: of these, the best learning rate of every setting (all where none was swept).
         compared, paired: per accounting, the differences by run and by series and size.
         optimal: which size is best at equal compute, of the recipes that bear an answer.
+        confirmed: the best settings of a search on fresh seeds; no other table, figure or fit has
+            these runs, and none of its other runs decides.
         verdicts: on the claims of the sweep file, if it makes any.
         definitions: of N, D, C and loss, as the runs count them.
     """
@@ -61,6 +64,7 @@ class Results:
     curves: tuple[Curve, ...]
     learning: pd.DataFrame
     optimal: tuple[OptimalSize, ...]
+    confirmed: tuple[Confirmed, ...]
     verdicts: tuple[Verdict, ...]
     definitions: dict[str, str]
 
@@ -123,7 +127,7 @@ def analyse_table(
     """
     which = roles(plan)
     runs = label_runs(table, plan)
-    complete = runs[runs["status"] == "complete"]
+    complete = runs[(runs["status"] == "complete") & (runs["role"] != CONFIRM)]
     if metric not in runs or complete[metric].notna().sum() == 0:
         known = ", ".join(name for name in runs if "/" in name)
         raise SweepError(f"metric={metric}: no finished run has it; known: {known}.")
@@ -145,5 +149,6 @@ def analyse_table(
         learning=learning.merge(chosen, on="run_id", suffixes=("", "_final")),
         optimal=optimal_sizes(chosen, learning, metric, num_resamples),
         definitions={**DEFINITIONS, "loss": f"{metric}, nats per token", **(definitions or {})},
+        confirmed=tuple(confirm(plan, runs)),
         verdicts=tuple(judge(plan.claims, runs)),
     )

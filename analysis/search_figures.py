@@ -97,7 +97,7 @@ def importance(results: Results) -> Drawn | None:
         "Share of the variance of the loss that a setting explains by itself in an additive model "
         "of all settings (numbers cut into up to four groups), less what chance would. Bars: 95% "
         "by half samples. Orange: the 95th percentile where the setting is shuffled; a bar that "
-        "does not pass it is no finding. Interactions are left to the residual."
+        "does not pass it is no finding. Interactions have a figure of their own."
     )
     return Drawn(name="importance", title=title, caption=caption, figure=figure, data=table)
 

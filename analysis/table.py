@@ -19,6 +19,8 @@ LABELS = (
     "series",
     "size",
     "seed",
+    "teacher_seed",
+    "draw_seed",
     "is_control",
     "token_multiple",
     "learning_rate",
@@ -34,6 +36,9 @@ class Plan:
             that a search drew stand in files of their own.
         claims: what was published, with the runs of each cell (``pdx.sweep.claims``).
         objectives: metrics or facts to minimize; ``-name`` to maximize.
+        confirm: how the best of a search are to be run again, or None.
+        confirmed: pairs of a winner and its control (``pdx.sweep.confirm.Chosen``); None where it
+            is not decided which.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Plan:
     points: tuple[dict[str, Any], ...]
     claims: tuple[dict[str, Any], ...] = ()
     objectives: tuple[str, ...] = ("val/loss",)
+    confirm: dict[str, Any] | None = None
+    confirmed: tuple[dict[str, Any], ...] | None = None
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -71,6 +78,7 @@ def load_plan(sweep_dir: Path) -> Plan:
     try:
         raw = read_json(path)
         drawn = [read_json(file) for file in sorted((sweep_dir / "points").glob("*.json"))]
+        method = raw.get("method") or {}
         points = {point["run_id"]: point for point in reversed([*raw["points"], *drawn])}
         plan = Plan(
             name=raw["name"],
@@ -82,7 +90,9 @@ def load_plan(sweep_dir: Path) -> Plan:
             seed_axis=raw.get("seed_axis"),
             points=tuple(reversed(points.values())),
             claims=tuple(raw.get("claims") or ()),  # older plans have none
-            objectives=tuple((raw.get("method") or {}).get("objectives") or ("val/loss",)),
+            objectives=tuple(method.get("objectives") or ("val/loss",)),
+            confirm=method.get("confirm"),
+            confirmed=_confirmed(sweep_dir, method),
         )
     except (KeyError, TypeError, ValueError) as err:
         raise SweepError(
@@ -92,6 +102,15 @@ def load_plan(sweep_dir: Path) -> Plan:
     if not plan.points:
         raise SweepError(f"{path}: plans no run; give the sweep's axes at least one value each.")
     return plan
+
+
+def _confirmed(sweep_dir: Path, method: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
+    """What was chosen to be run again, if that answers what is asked for now."""
+    path, asked = sweep_dir / "confirm.json", method.get("confirm")
+    decided = read_json(path) if asked and path.is_file() else {}
+    if decided.get("of") != {"num_runs": method.get("num_runs"), **(asked or {})}:
+        return None
+    return tuple(decided["pairs"])
 
 
 def load_runs(sweep_dir: Path, runs_dir: Path) -> pd.DataFrame:

@@ -131,6 +131,8 @@ def _interior(
 def best_teachers(results: Results, budget: float | None = None) -> list[Best]:
     """The best teacher of each recipe and student size, under each accounting.
 
+    Teachers that differ in their seed are one teacher's luck, and none is the best.
+
     Args:
         budget: FLOPs that a run and what it is charged with may take; each accounting's median
             over the runs where None.
@@ -147,7 +149,8 @@ def best_teachers(results: Results, budget: float | None = None) -> list[Best]:
         if accounting.charges:
             what = f"{accounting.label[2:]} charged, within {most:.2g} FLOPs"
         for (recipe, size), group in inside.groupby(["recipe", "size"], sort=False):
-            if group["teacher_id"].nunique() > 1:
+            seeds = group["teacher_seed"].nunique() if "teacher_seed" in group else 0
+            if group["teacher_id"].nunique() > 1 and seeds < 2:
                 found.append(_best(group, str(recipe), str(size), results.metric, what))
     return found
 

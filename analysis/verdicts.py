@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .contrasts import Contrast, Noise, contrast, holm, pooled_noise
+from .contrasts import Contrast, Noise, contrast, holm, over_teachers, pooled_noise
 
 SAME, OPPOSITE = "same direction on held-out loss", "opposite"
 NONE, CANNOT = "no difference within the margin", "cannot tell"
@@ -31,6 +31,7 @@ class Verdict:
         word: one of ``WORDS``; own_word: where the source's definition is not to be had, what
             holds for pdx's.
         effect: test loss of the treatment minus the control's, nats per token; None: no pairs.
+            Its pairs are seeds, or teachers where the cells have several seeds of them.
         p_difference, p_equivalence: Holm-adjusted over the file's claims.
         power: chance to see a difference as large as the margin, or to exclude it for one of none.
         notes: what the word rests on; confounds last.
@@ -56,12 +57,12 @@ class Cell:
     """One setting at the learning rate with the lowest mean val loss.
 
     Attributes:
-        losses: test loss by seed.
+        losses: test loss by seed and the teacher's seed ("": it has one teacher, or none).
         at_edge: whether that rate is the least or the largest that was planned.
         num_rates: how many were planned.
     """
 
-    losses: dict[str, float]
+    losses: dict[tuple[str, str], float]
     rate: float
     at_edge: bool
     num_rates: int
@@ -124,11 +125,12 @@ def _cell(runs: pd.DataFrame) -> Cell | None:
         return None
     planned = sorted(set(runs["learning_rate"].dropna().astype(float)))
     at = runs[_done(runs) & (runs["learning_rate"].astype(float) == rate)]
-    # teacher's and sampling's seeds are averaged: one pair for each of the student's
-    losses = at[JUDGED_ON].astype(float).groupby(at["seed"]).mean()
+    taught = at["teacher_seed"] if "teacher_seed" in at else at["seed"].map(lambda _: "")
+    # seeds of what is drawn from a teacher are averaged: one pair for each of the student's
+    losses = at[JUDGED_ON].astype(float).groupby([at["seed"], taught]).mean()
     teachers = at["teacher_id"].dropna() if "teacher_id" in at else []
     return Cell(
-        losses={str(seed): float(loss) for seed, loss in losses.items()},
+        losses={(str(s), str(t)): float(loss) for (s, t), loss in losses.items()},
         rate=rate,
         at_edge=len(planned) > 1 and rate in (planned[0], planned[-1]),
         num_rates=len(planned),
@@ -148,7 +150,9 @@ def _contrast_of(
             return None, {}
         cells[spec["name"]] = cell
         signed.append((spec["sign"], cell.losses))
-    return contrast(signed, noise), cells
+    pairs, by_teacher = over_teachers(signed)
+    # noise pooled over a sweep is of runs given their teacher, and says nothing of teachers
+    return contrast(pairs, Noise(sd=float("nan"), dof=0) if by_teacher else noise), cells
 
 
 def _p_difference(claim: Mapping[str, Any], effect: Contrast) -> float:
@@ -223,11 +227,24 @@ def _rests_on(effect: Contrast, cells: Mapping[str, Cell]) -> list[str]:
     if any(cell.num_rates == 1 for cell in cells.values()):
         one = [f"{c.rate:g} for {name}" for name, c in cells.items() if c.num_rates == 1]
         notes.append(f"learning rate not tuned here: {', '.join(one)}")
+    _, by_teacher = over_teachers([(1, cell.losses) for cell in cells.values()])
     if effect.num_pairs < DECIDING_PAIRS:
-        notes.append(f"{effect.num_pairs} pairs explore; {DECIDING_PAIRS} decide")
-    teachers = frozenset().union(*(cell.teachers for cell in cells.values()))
-    if len(teachers) == 1:
-        notes.append("given this teacher")
-    if effect.own_noise:
+        what = "teachers" if by_teacher else "pairs"
+        notes.append(f"{effect.num_pairs} {what} explore; {DECIDING_PAIRS} decide")
+    if by_teacher:
+        notes.append(f"over {effect.num_pairs} teachers, students averaged within each")
+    notes += _given(cells)
+    if effect.own_noise and not by_teacher:
         notes.append("noise unlike that of the sweep's other settings: its own variance")
     return notes
+
+
+def _given(cells: Mapping[str, Cell]) -> list[str]:
+    """Which cells have one teacher: another seed of it may say otherwise."""
+    alone = {name: cell.teachers for name, cell in cells.items() if len(cell.teachers) == 1}
+    if not alone:
+        return []
+    if any(len(cell.teachers) > 1 for cell in cells.values()):
+        return [f"given the one teacher of {', '.join(alone)}"]
+    one = len(frozenset().union(*alone.values())) == 1
+    return ["given this teacher" if one else "given these teachers"]

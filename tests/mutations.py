@@ -31,6 +31,106 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- a search's best on fresh seeds ----
+    Mutation(
+        "a search confirmed while some of it still runs",
+        "sweep/confirm.py",
+        "num_runs and controls",
+        "num_runs",
+        "confirm",
+    ),
+    Mutation(
+        "a winner that broke a bound",
+        "sweep/confirm.py",
+        "and all(v <= 0 for v in t.constraints.values())",
+        "",
+        "confirm",
+    ),
+    Mutation(
+        "a winner's control of another schedule",
+        "sweep/confirm.py",
+        "(_num_apart(c[1][0], winner), c[0])",
+        "c[0]",
+        "confirm",
+    ),
+    Mutation(
+        "a control at any of its rates",
+        "sweep/confirm.py",
+        "best = min(means, key=lambda rate: means[rate])",
+        "best = next(iter(means))",
+        "confirm",
+    ),
+    Mutation(
+        "seeds that the search has seen",
+        "sweep/confirm.py",
+        "if stale := sorted(used.intersection(self.seeds)):",
+        "if stale := sorted(used - used):",
+        "confirm",
+    ),
+    Mutation(
+        "runs that confirm among those that were searched",
+        "analysis/results.py",
+        '(runs["status"] == "complete") & (runs["role"] != CONFIRM)',
+        'runs["status"] == "complete"',
+        "confirm",
+    ),
+    Mutation(
+        "winners of a search judged one by one",
+        "analysis/confirmed.py",
+        "iter(holm([effect.p_zero() for effect in effects if effect]))",
+        "iter([effect.p_zero() for effect in effects if effect])",
+        "confirm",
+    ),
+    # ---- seeds of teachers and draws; what matters together ----
+    Mutation(
+        "students of one teacher as samples of teachers",
+        "analysis/aggregate.py",
+        'return values.groupby(runs["teacher_seed"]).mean()',
+        "return values",
+        "seeds",
+    ),
+    Mutation(
+        "draws for one seed as seeds of their own",
+        "analysis/aggregate.py",
+        'return values.groupby(runs["seed"]).mean() if several else values',
+        "return values",
+        "seeds",
+    ),
+    Mutation(
+        "a verdict over teachers by the noise of one teacher's runs",
+        "analysis/verdicts.py",
+        'Noise(sd=float("nan"), dof=0) if by_teacher else noise',
+        "noise",
+        "seeds",
+    ),
+    Mutation(
+        "a search for the luckiest teacher",
+        "sweep/search.py",
+        '("train.seed", "teacher.seed",',
+        '("train.seed",',
+        "seeds",
+    ),
+    Mutation(
+        "an interaction that is a slope inside a quarter",
+        "analysis/interactions.py",
+        "for k in (1, 2, 3)]",
+        "for k in ()]",
+        "interactions",
+    ),
+    Mutation(
+        "runs of rare cells left in",
+        "analysis/interactions.py",
+        "_basis(np.hstack([design, apart]))",
+        "_basis(design)",
+        "interactions",
+    ),
+    Mutation(
+        "pairs of settings judged one by one",
+        "analysis/interactions.py",
+        'row["p"] = p',
+        'row["p"] = row["p"]',
+        "interactions",
+    ),
     # ---- probes ----
     Mutation(
         "probe: a copy's unforetold first token counted",

@@ -39,6 +39,8 @@ def fewer(key: str, values: list[Any]) -> list[Any]:
         return [max(512, int(value) // TIMES // 512 * 512) for value in values]
     if key == "optim.peak_lr" and len(values) > 1:
         return values[1:2]
+    if key.endswith(".seed"):
+        return values[:2]
     return values
 
 
@@ -71,6 +73,7 @@ def cut(name: str) -> dict[str, Any]:
     block["control"] = [[override(o) for o in one] for one in nested]
     if "search" in block:
         block["search"]["num_runs"] = 4
+        block["search"]["confirm"] = {"num_winners": 1, "seeds": [8, 9]}
     forbidden = []
     for entry in block.get("forbid", []):
         if "train.seed" in entry:

@@ -1,5 +1,6 @@
 """A sweep before it runs: what a file or a command line asks for, and the plan that it becomes."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pdx.config import run_of_resolved
 from pdx.errors import ConfigError, SweepError
 from pdx.paths import sweeps_dir
+from pdx.sweep.confirm import Confirm
 from pdx.sweep.definition import Definition, define
 from pdx.sweep.describe import describe, status_of
 from pdx.sweep.plan import Plan, load_plan, pending
@@ -381,7 +383,10 @@ def searched(definition: Definition) -> Method:
     if "hydra/sweeper/sampler" not in given:
         return GRID_METHOD
     num_runs = int(given["hydra.sweeper.num_runs"])
-    return replace(GRID_METHOD, sampler={"_target_": "a.Sampler"}, num_runs=num_runs)
+    asked = {k: given[f"hydra.sweeper.confirm.{k}"] for k in ("num_winners", "seeds")}
+    confirm = Confirm(int(asked["num_winners"]), json.loads(asked["seeds"]))
+    sampler = {"_target_": "a.Sampler"}
+    return replace(GRID_METHOD, sampler=sampler, num_runs=num_runs, confirm=confirm)
 
 
 @pytest.mark.parametrize(("name", "scale"), SHIPPED)

@@ -74,7 +74,7 @@ def test_a_longer_grid_runs_only_what_is_new(finished: Shell, tmp_path: Path):
     assert_all_over(shell, 8)
 
 
-def test_a_search_draws_its_runs_and_asked_for_more_draws_the_rest(tmp_path: Path):
+def test_a_search_draws_its_runs_and_asked_for_more_draws_the_rest_and_confirms(tmp_path: Path):
     shell = Shell(tmp_path)
     shell.write_sweep(
         "drawn",
@@ -88,10 +88,21 @@ def test_a_search_draws_its_runs_and_asked_for_more_draws_the_rest(tmp_path: Pat
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
     assert len(shell.results()) == 3 + 1 + 1, "its control, and the teacher, too"
     before = shell.results()
-    done = shell.pdx("train", "-m", "sweep=drawn", "hydra.sweeper.num_runs=4")
-    assert "5 runs, 4 finished, 1 to do" in done.stderr
+    confirm = ["hydra.sweeper.confirm.num_winners=1", "hydra.sweeper.confirm.seeds=[8,9]"]
+    more = ["train", "-m", "sweep=drawn", "hydra.sweeper.num_runs=4", *confirm, "env.num_workers=2"]
+    done = shell.pdx(*more)
+    assert "up to 9 runs, 4 finished, 5 to do" in done.stderr
+    assert "the search is over; 4 runs confirm its best on fresh seeds" in done.stderr
     assert {k: v for k, v in shell.results().items() if k in before} == before
-    assert_all_over(shell, 5)
+    assert_all_over(shell, 9)
+    kinds = [t.user_attrs["role"] for t in shell.trials()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"control": 1, "search": 4, "confirm": 4}
+    logged = shell.mlflow_runs("tags.`pdx.role` = 'confirm'")
+    assert len(logged) == 4
+    (page,) = shell.out.glob("sweeps/drawn-cpu-*/report/report.html")
+    assert "The best of the search, on fresh seeds" in page.read_text()
+    (table,) = shell.out.glob("sweeps/drawn-cpu-*/report/runs.csv")
+    assert table.read_text().count(",confirm,") == 4
 
 
 def test_a_setting_that_loses_over_seeds_is_given_up(tmp_path: Path):

@@ -26,6 +26,19 @@ class BudgetConf:
 
 
 @dataclass
+class ConfirmConf:
+    """What runs the best of a search again; null for nothing.
+
+    Attributes:
+        num_winners: how many settings at most.
+        seeds: of the student; fresh ones, on which the controls run, too.
+    """
+
+    num_winners: int | None = None
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass
 class PdxSweeperConf:
     """How a sweep is run; the command line sets the first five.
 
@@ -35,6 +48,7 @@ class PdxSweeperConf:
         num_runs: how many runs a search draws in all.
         objectives: metrics or facts of a result to minimize; ``-name`` to maximize.
         constraints: upper bounds by metric or fact; a run beyond one is not feasible.
+        confirm: how the best of a search are run again.
         budget: what the sweep may use.
         students_per_worker: runs that share a process, each batch and the teacher's word on it;
             where runs are placed, and no part of what they are.
@@ -56,6 +70,7 @@ class PdxSweeperConf:
     num_runs: int | None = None
     objectives: list[str] = field(default_factory=lambda: ["val/loss"])
     constraints: dict[str, float] = field(default_factory=dict)
+    confirm: ConfirmConf = field(default_factory=ConfirmConf)
     budget: BudgetConf = field(default_factory=BudgetConf)
     students_per_worker: int = 1
 

@@ -24,6 +24,7 @@ from pdx.execute import execute, use_threads
 from pdx.files import read_json
 from pdx.known import know
 from pdx.sweep.across_seeds import AcrossSeeds
+from pdx.sweep.confirm import ROLE
 from pdx.sweep.isolated import PREPARED, Outcome, Task
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.pruning import Pruning
@@ -121,8 +122,8 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float, seat: Sea
 
 
 def _pruner_of(task: Task) -> Any:
-    """What may stop this run. Controls are never pruned."""
-    if not task.method.pruner or task.point.role == "control":
+    """What may stop this run. Controls, and runs that confirm, are never pruned."""
+    if not task.method.pruner or task.point.role in ("control", ROLE):
         return None
     return build_part(task.method.pruner, "hydra/sweeper/pruner")
 

@@ -103,7 +103,7 @@ def hold(
 
 def _runs_of(key: str, cell: Cell, points: list[Point], strict: bool) -> list[str]:
     fit = [p for p in points if all(k in p.params and p.params[k] == v for k, v in cell.items())]
-    settings = {str(_setting(p)): _setting(p) for p in fit}
+    settings = {str(setting_of(p)): setting_of(p) for p in fit}
     if len(settings) > 1:
         one, other = list(settings.values())[:2]
         differ = ", ".join(k for k in {**one, **other} if one.get(k) != other.get(k))
@@ -114,7 +114,7 @@ def _runs_of(key: str, cell: Cell, points: list[Point], strict: bool) -> list[st
     if not fit and strict:
         known: dict[str, list[Any]] = {}
         for point in points:
-            for axis, value in _setting(point).items():
+            for axis, value in setting_of(point).items():
                 values = known.setdefault(axis, [])
                 values += [value] if value not in values else []
         said = "; ".join(f"{axis}: {values}" for axis, values in known.items())
@@ -124,7 +124,7 @@ def _runs_of(key: str, cell: Cell, points: list[Point], strict: bool) -> list[st
     return [p.run_id for p in fit]
 
 
-def _setting(point: Point) -> dict[str, Any]:
+def setting_of(point: Point) -> dict[str, Any]:
     """What a run sets, but for its learning rate and seeds."""
     seeds = {k for k in point.params if k.rpartition(".")[2] == "seed"}
     return {k: v for k, v in point.params.items() if k not in seeds and k != RATE_AXIS}

@@ -42,17 +42,22 @@ def conclude(
         print(where_to_compare(env, link))
     print(f"look at the study: {queue.dashboard_command()}")
     not_run = counts["to_do"] + counts["running"]
+    unconfirmed = (
+        " Its best settings are not confirmed: that waits for every run of the search."
+        if queue.waits_to_confirm
+        else ""
+    )
     if not_run and not counts["failed"] and budget.is_spent(queue):
         print(
             f"{plan.sweep_id}: the budget is spent with {not_run} runs to do; the same command "
-            "with a larger hydra.sweeper.budget goes on."
+            f"with a larger hydra.sweeper.budget goes on.{unconfirmed}"
         )
     elif counts["failed"] + not_run:
         reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures().items())
         raise SweepError(
             f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
-            f"{counts['complete']} of {plan.num_runs} are complete; {logs}; the same command runs "
-            f"what is left.\n{reasons}"
+            f"{counts['complete']} of {queue.num_runs} are complete; {logs}; the same command runs "
+            f"what is left.{unconfirmed}\n{reasons}"
         )
     return counts
 

@@ -111,6 +111,12 @@ def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
     if plan.search is not None:
         sampler = plan.method.sampler["_target_"].rpartition(".")[2]
         yield f"search: {plan.method.num_runs} runs drawn by {sampler} over {', '.join(plan.axes)}"
+    if plan.num_confirm:
+        confirm = plan.method.confirm
+        yield (
+            f"confirm: then up to {plan.num_confirm} runs, the best {confirm.num_winners} settings "
+            f"on val and their controls on seeds {', '.join(map(str, confirm.seeds))}"
+        )
     if any(f["num_epochs"] is None for f in facts):
         yield "epochs: `-` is known once the data is prepared"
 

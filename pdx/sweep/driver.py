@@ -15,6 +15,7 @@ from pdx.files import locked, write_json
 from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.budget import Budget
 from pdx.sweep.conclude import conclude, outcomes_of, report
+from pdx.sweep.confirm import confirm_of, confirm_search
 from pdx.sweep.definition import SEED_AXIS, Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.groups import check_groups
@@ -23,7 +24,7 @@ from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
-from pdx.sweep.plan import Plan, load_plan, pending
+from pdx.sweep.plan import Plan, load_plan, pending, unfinished
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
 from pdx.sweep.search import Method
@@ -31,6 +32,7 @@ from pdx.sweep.settings import Interval
 from pdx.sweep.study import Queue
 from pdx.sweep.worker import Prepare, Worker
 
+CONFIRM_KEYS = ("hydra.sweeper.confirm.num_winners", "hydra.sweeper.confirm.seeds")
 ENDING_SECONDS = 20.0  # for Ray to kill the tasks of a driver that left
 
 
@@ -43,6 +45,8 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         return sweeper.context.config_loader.load_sweep_config(sweeper.config, overrides)
 
     method, budget = settings_of(sweeper.config, definition, compose)
+    if {"hydra.sweeper.num_runs", *CONFIRM_KEYS} & _given(sweeper.config):
+        definition = replace(definition, expected_runs=None)  # another count than the file's
     plan, env = make_plan(definition, compose, method)
     together: Any = sweeper.config.hydra.sweeper.students_per_worker
     check_groups(together, env, method)
@@ -79,7 +83,7 @@ def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Meth
     Raises:
         SweepError: settings that do not go together, or that Optuna refuses.
     """
-    given = {o.partition("=")[0].lstrip("+~") for o in config.hydra.overrides.hydra}
+    given = _given(config)
     from_file = [o for o in definition.sweeper if o.partition("=")[0] not in given]
     node = compose(from_file).hydra.sweeper if from_file else config.hydra.sweeper
     plain: Any = OmegaConf.to_container(node, resolve=True)
@@ -89,6 +93,7 @@ def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Meth
         num_runs=plain["num_runs"],
         objectives=plain["objectives"],
         constraints=plain["constraints"],
+        confirm=confirm_of(plain["confirm"]),
     )
     for part, kind in ((method.sampler, "sampler"), (method.pruner, "pruner")):
         built = build_part(part, f"hydra/sweeper/{kind}") if part else None
@@ -99,6 +104,11 @@ def settings_of(config: Any, definition: Definition, compose: Any) -> tuple[Meth
     budget = Budget(**plain["budget"])
     budget.check()
     return method, budget
+
+
+def _given(config: Any) -> set[str]:
+    """The keys of Hydra's own that the command line sets."""
+    return {o.partition("=")[0].lstrip("+~") for o in config.hydra.overrides.hydra}
 
 
 def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, int]:
@@ -122,12 +132,14 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
         log.start(plan.question, plan.command, plan.num_runs)
         try:
             queue.reap(env.max_retries)
-            unfinished = {p.run_id for p in pending(plan, env)}
-            queue.enqueue(unfinished)
-            todo = len(unfinished) + queue.num_tickets()
+            left = {p.run_id for p in pending(plan, env)}
+            queue.enqueue(left)
+            confirming = confirm_search(queue, env)
+            todo = len(left) + queue.num_tickets()
+            todo += queue.num_confirm if confirming is None else len(unfinished(confirming, env))
             print(
-                f"{plan.sweep_id}: {plan.num_runs} runs, {plan.num_runs - todo} finished, {todo} "
-                "to do",
+                f"{plan.sweep_id}: {'up to ' if queue.waits_to_confirm else ''}{queue.num_runs} "
+                f"runs, {queue.num_runs - todo} finished, {todo} to do",
                 file=sys.stderr,
             )
             if queue.num_waiting():
@@ -137,6 +149,14 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             if budget.hours is not None:
                 budget = replace(budget, until=time.time() + budget.hours * 3600)
             _work(sweeper, plan, env, queue, budget)
+            waits = queue.waits_to_confirm and not budget.is_spent(queue)
+            if waits and confirm_search(queue, env):
+                print(
+                    f"{plan.sweep_id}: the search is over; {queue.num_confirm} runs confirm its "
+                    "best on fresh seeds",
+                    file=sys.stderr,
+                )
+                _work(sweeper, plan, env, queue, budget)
         finally:
             queue.reap(env.max_retries)
             log.close_lost(queue.failures())

@@ -1,6 +1,6 @@
 """A plan: every point of a sweep composed, checked, hashed and priced before any of it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        role: ``axis``, ``control``, or ``search`` for one that a sampler drew.
+        role: ``axis``, ``control``, ``search`` for one that a sampler drew, or ``confirm`` for one
+            of its best, or their controls, on a fresh seed.
         params: what it sets, by axis.
         config: resolved: a worker composes nothing, so editing conf/ changes no queued run.
         facts: what it will cost (``pdx.facts``).
@@ -67,7 +68,8 @@ class Plan:
         runs: Any = sorted(p.run_id for p in self.points)
         if self.search is not None:
             method = asdict(self.method)
-            method.pop("num_runs")  # a search that is to draw more is the same search
+            for name in ("num_runs", "confirm"):  # asked for more, it is the same search
+                method.pop(name)
             runs = [runs, method, self.search.identity]
         return digest(runs, 8)
 
@@ -77,8 +79,14 @@ class Plan:
 
     @property
     def num_runs(self) -> int:
-        """Runs in all, those that are still to be drawn included."""
-        return len(self.points) + ((self.method and self.method.num_runs) or 0)
+        """Runs in all, those that are still to be drawn included, and the most that confirm."""
+        return len(self.points) + ((self.method and self.method.num_runs) or 0) + self.num_confirm
+
+    @property
+    def num_confirm(self) -> int:
+        """Runs at most that confirm what a search finds."""
+        confirm = self.method.confirm if self.method else None
+        return confirm.most(self.points) if confirm else 0
 
     def directory(self, env: Env) -> Path:
         """Where the sweep keeps its plan, its study and its report."""
@@ -128,24 +136,29 @@ def load_plan(directory: Path) -> Plan:
     return Plan(
         **stored,
         points=points,
-        method=method and Method(**method),
+        method=method and Method.from_json(method),
         search=search and Search.from_json(search),
     )
 
 
 def drawn_points(directory: Path) -> Iterator[Point]:
-    """The runs that a search has drawn so far."""
+    """The runs that a search has drawn so far, and those that confirm it."""
     for path in sorted((directory / "points").glob("*.json")):
         yield Point(**read_json(path))
 
 
 def save_point(directory: Path, point: Point) -> None:
-    """Keep a run that a search has drawn."""
+    """Keep a run that a search has drawn, or that confirms it."""
     path = directory / "points" / f"{point.run_id}.json"
     if not path.exists():
         write_json(path, vars(point))
 
 
 def pending(plan: Plan, env: Env) -> list[Point]:
-    """Points whose run is not finished."""
-    return [p for p in plan.points if not env.paths.result(p.run_id).exists()]
+    """Points of a plan whose run is not finished."""
+    return unfinished(plan.points, env)
+
+
+def unfinished(points: Iterable[Point], env: Env) -> list[Point]:
+    """Those of some points whose run is not finished."""
+    return [p for p in points if not env.paths.result(p.run_id).exists()]

@@ -42,7 +42,11 @@ def make_plan(definition: Definition, compose: Compose, method: Method = GRID) -
         if point.run_id not in known:  # a control may already stand in the grid
             known.add(point.run_id)
             points.append(point)
-    expected, planned = definition.expected_runs, len(points) + (method.num_runs or 0)
+    planned = len(points) + (method.num_runs or 0)
+    if method.confirm is not None and search is not None:
+        method.confirm.check_fresh([*search.templates.values(), *(p.config for p in points)])
+        planned += method.confirm.most(points)
+    expected = definition.expected_runs
     if expected is not None and planned != expected:
         raise SweepError(
             f"sweep={definition.name} scale={definition.scale}: plans {planned} runs and "

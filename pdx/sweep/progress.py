@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from pdx.env import Env
+from pdx.sweep.confirm import ROLE
 from pdx.sweep.plan import Plan, Point, drawn_points
 from pdx.sweep.study import Queue
 
@@ -35,20 +36,23 @@ class Snapshot:
 
     Attributes:
         share: of the sweep's training FLOPs.
-        best: objective and settings of the best run so far.
+        best: objective and settings of the best run so far, those that confirm it left out.
+        to_confirm: how many runs at most wait for the end of a search.
     """
 
     counts: dict[str, int]
     share: float
     best: tuple[float, str] | None
     running: list[Running]
+    to_confirm: int
 
     @property
     def line(self) -> str:
         """In one line."""
         shown = ", ".join(f"{n} {name}" for name, n in self.counts.items() if n)
         best = f"; best {self.best[0]:.4g} [{self.best[1]}]" if self.best else ""
-        return f"{shown}; {self.share:.0%} of the work{best}"
+        then = f" (up to {self.to_confirm} to confirm)" if self.to_confirm else ""
+        return f"{shown}{then}; {self.share:.0%} of the work{best}"
 
 
 def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
@@ -62,7 +66,8 @@ def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
         if trial.state == TrialState.COMPLETE:
             done += _work(point)
             value = trial.values[0]
-            if len(trial.values) == 1 and (best is None or _better(plan, value, best[0])):
+            first = point.role != ROLE and len(trial.values) == 1
+            if first and (best is None or _better(plan, value, best[0])):
                 best = value, point.label
         elif trial.state == TrialState.RUNNING:
             running.append(_running(env, point, trial))
@@ -70,8 +75,10 @@ def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
         elif trial.state != TrialState.WAITING:
             done += _work(point)  # pruned, failed: nothing is left to do
     known = sum(_work(p) for p in points.values())
-    total = known * plan.num_runs / max(1, len(points))
-    return Snapshot(queue.counts(), done / total if total else 0.0, best, running)
+    total = known * queue.num_runs / max(1, len(points))
+    share = done / total if total else 0.0
+    to_confirm = queue.num_confirm if queue.waits_to_confirm else 0
+    return Snapshot(queue.counts(), share, best, running, to_confirm)
 
 
 def _better(plan: Plan, value: float, than: float) -> bool:

@@ -11,6 +11,7 @@ from pdx.config import run_of_resolved
 from pdx.errors import SweepError
 from pdx.facts import facts_of
 from pdx.sweep.composer import Composer, Config, is_field, set_fields
+from pdx.sweep.confirm import Confirm, confirm_of
 from pdx.sweep.plan import Point
 from pdx.sweep.settings import Axis, Interval, Setting
 from pdx.sweep.space import Forbidden, Rules
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pdx.sweep.definition import Definition
 
 MAX_TEMPLATES = 512
+SEEDS = ("train.seed", "teacher.seed", "signal.seed", "store.seed", "text.seed")
 BAD = 1e9  # what a diverged run is told to have measured where it measured nothing
 Suggest = Callable[[str, Axis], Any]
 
@@ -32,6 +34,7 @@ class Method:
         num_runs: how many runs a search draws in all.
         objectives: metrics or facts of a result to minimize; ``-name`` to maximize.
         constraints: upper bounds by metric or fact.
+        confirm: how the best of a search are run again, or None.
     """
 
     sampler: dict[str, Any]
@@ -39,6 +42,7 @@ class Method:
     num_runs: int | None
     objectives: list[str]
     constraints: dict[str, float]
+    confirm: Confirm | None = None
 
     @property
     def is_search(self) -> bool:
@@ -89,6 +93,13 @@ class Method:
                 f"val/loss along the way, and objectives={self.objectives}; use "
                 "hydra.sweeper.objectives=[val/loss], or hydra/sweeper/pruner=none."
             )
+        if self.confirm is not None:
+            self.confirm.check(self.is_search, self.objectives)
+
+    @staticmethod
+    def from_json(plain: Mapping[str, Any]) -> "Method":
+        """What ``asdict`` made; plans of before ``confirm`` have none."""
+        return Method(**{**plain, "confirm": confirm_of(plain.get("confirm"))})
 
 
 @dataclass(frozen=True)
@@ -206,11 +217,10 @@ def make_search(definition: "Definition", composer: Composer) -> Search:
             f"zip={list(rules.zipped[0])}: goes with a grid, and this is a search; drop zip, or "
             "the sampler."
         )
-    seeds = axes.get("train.seed")
-    if seeds is not None:
+    if seeds := [key for key in axes if key in SEEDS]:
         raise SweepError(
-            "train.seed: a search would take the luckiest seed for the best setting; give one, and "
-            "confirm what the search finds by a grid over seeds."
+            f"{seeds[0]}: a search would take the luckiest seed for the best setting; give one, "
+            "and confirm what the search finds on fresh seeds (in a sweep file: search.confirm)."
         )
     for axis in axes.values():
         for setting in [] if isinstance(axis, Interval) else axis:

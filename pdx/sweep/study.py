@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from pdx.sweep.confirm import ROLE, decided_runs
 from pdx.sweep.plan import Plan, Point
 from pdx.sweep.presence import is_alive
 from pdx.sweep.search import category
@@ -24,8 +25,8 @@ class Queue:
     """The studies of a sweep, as its driver and workers use them.
 
     Points that are known stand in one study; what a search draws stands in another, so that
-    controls teach the sampler nothing. A running trial belongs to a worker, and is lost exactly
-    when its worker is gone.
+    controls teach the sampler nothing, and what confirms it in a third. A running trial belongs to
+    a worker, and is lost exactly when its worker is gone.
     """
 
     def __init__(self, directory: Path, plan: Plan, storage_url: str | None = None) -> None:
@@ -35,9 +36,11 @@ class Queue:
         self.planned = self._study(plan.sweep_id, directions)
         self.studies = [self.planned]
         self.drawn: optuna.Study | None = None
+        self.confirming: optuna.Study | None = None
         if plan.search is not None:
             self.drawn = self._study(f"{plan.sweep_id}/search", directions)
-            self.studies.append(self.drawn)
+            self.confirming = self._study(f"{plan.sweep_id}/confirm", directions)
+            self.studies += [self.drawn, self.confirming]
         self._distributions = _distributions(plan)
 
     @patient
@@ -66,11 +69,26 @@ class Queue:
         A point of ``unfinished`` is not over, whatever the study says: its result was removed.
         The longest come first, so that no slot is left with a long one at the end.
         """
+        num = self._add_missing(self.planned, self.plan.points, unfinished, self._distributions)
+        return num + self._add_tickets()
+
+    def confirm(self, points: Sequence[Point], unfinished: Collection[str]) -> int:
+        """Queue, as ``enqueue`` does, runs that confirm a search."""
+        assert self.confirming is not None
+        return self._add_missing(self.confirming, points, unfinished, {})
+
+    def _add_missing(
+        self,
+        study: optuna.Study,
+        points: Sequence[Point],
+        unfinished: Collection[str],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> int:
         state: dict[str, set[TrialState]] = {}
         for trial in self.trials():
             state.setdefault(trial.user_attrs["run_id"], set()).add(trial.state)
         todo = []
-        for point in self.plan.points:
+        for point in points:
             found = state.get(point.run_id, set())
             live = found & {TrialState.RUNNING, TrialState.WAITING}
             over = TrialState.PRUNED in found or (
@@ -79,8 +97,9 @@ class Queue:
             if not live and not over:
                 todo.append(point)
         for point in sorted(todo, key=_cost, reverse=True):
-            self._add(self.planned, _params(point), self._distributions, _attrs(point, 0))
-        return len(todo) + self._add_tickets()
+            params = {k: v for k, v in _params(point).items() if k in distributions}
+            self._add(study, params, distributions, _attrs(point, 0))
+        return len(todo)
 
     @patient
     def _add(
@@ -219,7 +238,8 @@ class Queue:
         kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "role", "alone")}
         if alone:
             kept["alone"] = True
-        study = self.drawn if trial.user_attrs["role"] == "search" else self.planned
+        role = trial.user_attrs["role"]
+        study = {"search": self.drawn, ROLE: self.confirming}.get(role, self.planned)
         assert study is not None
         known = "run_id" in kept
         params = trial.params if known else {}
@@ -253,7 +273,7 @@ class Queue:
 
     def latest(self) -> dict[str, FrozenTrial]:
         """The trial that speaks for each run: its last."""
-        known = {p.run_id for p in self.plan.points}
+        known = {p.run_id for p in self.plan.points} | set(self._confirming_runs() or ())
         ordered = sorted(self.trials(), key=lambda t: t.number)
         return {
             t.user_attrs["run_id"]: t
@@ -273,7 +293,26 @@ class Queue:
                 counts["failed"] += 1
             elif trial.state == TrialState.RUNNING:
                 counts["running"] += 1
-        return counts | {"to_do": max(0, self.plan.num_runs - sum(counts.values()))}
+        return counts | {"to_do": max(0, self.num_runs - sum(counts.values()))}
+
+    @property
+    def num_runs(self) -> int:
+        """Runs in all; of those that confirm the most, until it is known which they are."""
+        return self.plan.num_runs - self.plan.num_confirm + self.num_confirm
+
+    @property
+    def num_confirm(self) -> int:
+        """Of all runs those that confirm a search, or may."""
+        decided = self._confirming_runs()
+        return self.plan.num_confirm if decided is None else len(decided)
+
+    @property
+    def waits_to_confirm(self) -> bool:
+        """Whether a search is to be confirmed, and is not over."""
+        return self.plan.num_confirm > 0 and self._confirming_runs() is None
+
+    def _confirming_runs(self) -> list[str] | None:
+        return decided_runs(self.directory, self.plan) if self.plan.num_confirm else None
 
     def failures(self) -> dict[str, str]:
         """Why each failed run failed."""

@@ -125,6 +125,10 @@ def sweeper_overrides(path: Path, block: dict[str, Any]) -> list[str]:
             raise SweepError(
                 f"{path}: {part}: must be settings by name, such as `{EXAMPLE[part]}`."
             )
+        confirm = given.get("confirm")
+        if part == "search" and isinstance(confirm, dict):  # one by one: any may be overridden
+            given = {k: v for k, v in given.items() if k != "confirm"}
+            given |= {f"confirm.{key}": value for key, value in confirm.items()}
         for key, value in given.items():
             group = key in ("sampler", "pruner")
             overrides.append(
