@@ -31,6 +31,7 @@ class MicroBatch(NamedTuple):
         num_valid: positions that count, known without asking the device.
         rows: the teacher's, where the step reads a store.
         states: its hidden states in the layers that are matched, likewise.
+        within_BL: whether a target is of a domain that the routing names; None where it names none.
     """
 
     index_B: np.ndarray
@@ -41,6 +42,7 @@ class MicroBatch(NamedTuple):
     num_valid: int
     rows: Rows | None
     states: list[States]
+    within_BL: Tensor | None
 
 
 class Feed:
@@ -117,7 +119,10 @@ class Feed:
             if self.run.hidden.exists:
                 states = store.states(index_B, ids, self.run.hidden.teacher_layers)
         states = [s.to(self.device) for s in states]
-        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows, states)
+        within_BL, domains = None, self.run.routing.domains
+        if self.run.loss.needs_teacher and domains:
+            within_BL = torch.from_numpy(self.windows.within(index_B, domains)).to(self.device)
+        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows, states, within_BL)
 
     def lesson(self, batch: MicroBatch, fraction: float) -> Lesson:
         """The teacher's word on a micro-batch at ``fraction`` of training, and where it speaks."""
@@ -155,7 +160,7 @@ class Feed:
             if routing.needs_entropy:
                 entropy_N = entropies(hidden_ND, head, chunk_size(self.teacher.head.vocab_size))
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
-        return Lesson(signal, routing(entropy_BL, batch.mask_BL), states)
+        return Lesson(signal, routing(entropy_BL, batch.within_BL, batch.mask_BL), states)
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which students run."""

@@ -28,6 +28,7 @@ BESIDE = {
     "signal=sampled": ["store=sampled"],
     "signal=head_sampled": ["store=head_sampled"],
     "signal=topp": ["store=topk", "store.top_k=null", "store.top_p=0.95"],
+    "routing=by_domain": ["routing.domains=[open]"],  # the synthetic corpus's
     "loss=tail_aware": ["signal=full"],
     "loss=masked_mse": ["signal=full"],
     "temperature=scheduled": ["signal.tail=renormalize"],
