@@ -76,6 +76,8 @@ def find_class(target: str, key: str, packages: Collection[str] = ()) -> type:
     asked = [*DECLARED[""], *DECLARED.get(key, ())]
     if key == "loss" and getattr(cls, "needs_teacher", True) is False:
         asked.append("own_weight")  # no mix weighs a term that is not the teacher's
+    if key == "loss" and getattr(cls, "needs_full_signal", False):
+        asked.append("window_tail_of")
     lacking = [name for name in asked if name not in has | {*dir(cls)}]
     if lacking:
         raise ConfigError(

@@ -157,8 +157,11 @@ class Feed:
             signal = LiveSignal(
                 hidden_ND=hidden_ND, head=head, signal=self.run.signal, context=context
             )
+            chunk, loss = chunk_size(self.teacher.head.vocab_size), self.run.loss
+            if loss.needs_full_signal and loss.window_tail_of:
+                signal = signal.with_tail(loss.window_tail_of, batch.mask_BL, chunk)
             if routing.needs_entropy:
-                entropy_N = entropies(hidden_ND, head, chunk_size(self.teacher.head.vocab_size))
+                entropy_N = entropies(hidden_ND, head, chunk)
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
         return Lesson(signal, routing(entropy_BL, batch.within_BL, batch.mask_BL), states)
 

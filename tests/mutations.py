@@ -31,6 +31,28 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- what a loss is told of its window ----
+    Mutation(
+        "tail_aware: the mean of a window over what does not count",
+        "signal.py",
+        "(torch.cat(mass).view_as(mask_BL) * mask_BL).sum(-1)",
+        "torch.cat(mass).view_as(mask_BL).sum(-1)",
+        "losses",
+    ),
+    Mutation(
+        "tail_aware: the window's mean forgotten",
+        "losses/tail_aware.py",
+        "weight = self.tail_weight / teacher.tail_N.clamp(min=LEAST_MEAN)",
+        "weight = self.tail_weight",
+        "losses",
+    ),
+    Mutation(
+        "mse_logits: a mean over what is not kept, too",
+        "losses/mse_logits.py",
+        "/ keep_CS.sum(-1)",
+        "/ keep_CS.shape[-1]",
+        "losses",
+    ),
     # ---- domains ----
     Mutation(
         "domains: a token is of the span of its first byte",
@@ -381,8 +403,8 @@ MUTATIONS = [
     Mutation(
         "tail weight on the whole mass",
         "losses/tail_aware.py",
-        "+ between_C + self.tail_weight * inside_C",
-        "+ self.tail_weight * (between_C + inside_C)",
+        "+ between_C + weight * inside_C",
+        "+ weight * (between_C + inside_C)",
         "losses",
     ),
     Mutation(

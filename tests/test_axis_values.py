@@ -39,6 +39,7 @@ BESIDE = {
 AXES = ("text", "hidden", "signal", "temperature", "loss", "mix", "routing", "schedule")
 RUNS = [[f"{axis}={value}"] for axis in AXES for value in values(axis)]
 RUNS += [[f"signal.tail={tail}"] for tail in TAILS]
+RUNS += [["loss=tail_aware", "loss.per_sequence=false"]]
 # What a store cannot serve, from a live teacher.
 RUNS += [
     ["temperature=by_entropy", "store=none"],
