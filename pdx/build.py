@@ -16,12 +16,12 @@ from pdx.errors import ConfigError
 # What the rest of pdx asks of every value's class, and of one on these axes.
 DECLARED = {
     "": ("version",),
-    "data": ("vocab_size", "seq_len"),
+    "data": ("vocab_size", "seq_len", "domains"),
     "text": ("exists", "needs_teacher", "needs_weak_teacher", "part"),
     "teacher": ("exists", "is_same"),
     "signal": ("stored", "closed", "faithful", "is_full"),
     "temperature": ("constant", "needed_temperatures", "needs_spread", "tempers_student"),
-    "routing": ("needs_entropy", "shift"),
+    "routing": ("needs_entropy", "shift", "domains"),
     "store": ("exists",),
     "hidden": ("exists", "weight", "student_layers"),
     "loss": (
@@ -76,6 +76,8 @@ def find_class(target: str, key: str, packages: Collection[str] = ()) -> type:
     asked = [*DECLARED[""], *DECLARED.get(key, ())]
     if key == "loss" and getattr(cls, "needs_teacher", True) is False:
         asked.append("own_weight")  # no mix weighs a term that is not the teacher's
+    if key == "loss" and getattr(cls, "needs_full_signal", False):
+        asked.append("window_tail_of")
     lacking = [name for name in asked if name not in has | {*dir(cls)}]
     if lacking:
         raise ConfigError(

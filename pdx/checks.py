@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pdx.build import check
+from pdx.data.domains import refuse_unknown
 from pdx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def check_signal(run: "Run") -> None:
     allowed = f"must not be a multiple of data.seq_len={length}, which shifts nothing"
     check(shift == 0 or shift % length != 0, "routing.shift", shift, allowed)
     _check_temperature(run)
+    _check_domains(run)
     vocab_size = run.data.vocab_size
     top_k = getattr(run.signal, "top_k", 1)
     if vocab_size is not None:
@@ -86,6 +88,21 @@ def _check_temperature(run: "Run") -> None:
             f"signal.tail=decoupled: tempers both sides of what is kept, and {name} the "
             "teacher alone; set temperature.temper_student=true, or use signal.tail=bucket."
         )
+
+
+def _check_domains(run: "Run") -> None:
+    """Whether there are such domains, as far as that is known before the text is read."""
+    wanted, corpus = run.routing.domains, type(run.data).__module__.rpartition(".")[2]
+    if not wanted:
+        return
+    if run.data.domains is None:
+        raise ConfigError(
+            f"data.domains=null: routing.domains={[*wanted]} are told apart by nothing; set "
+            f"data.domains (what data={corpus} knows is in `pdx axes data` and its docstring), or "
+            "use another routing."
+        )
+    if names := getattr(run.data, "domain_names", ()):
+        refuse_unknown(wanted, names)
 
 
 def check_ranks(run: "Run", num_ranks: int, sharding: str) -> None:

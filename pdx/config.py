@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdx import checks
 from pdx.build import build, check, did_you_mean
-from pdx.data import tokens
+from pdx.data import domains, tokens
 from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.files import digest
@@ -94,6 +94,12 @@ class Run:
         """Whether any number of it depends on a teacher."""
         return self.loss.needs_teacher or self.text.needs_teacher
 
+    @property
+    def reads_domains(self) -> bool:
+        """Whether any number of it depends on what domain a token is of."""
+        routed = self.loss.needs_teacher and len(self.routing.domains) > 0
+        return self.data.domains is not None and (routed or self.eval.reads_domains)
+
     def teacher_id(self, teacher: Any) -> str:
         """Content hash of a teacher on this run's data."""
         named = teacher.identify(self)
@@ -126,6 +132,8 @@ class Run:
         named: dict[str, Any] = {name: identity(getattr(self, name)) for name in read}
         named["eval"] |= self.eval.identify()
         named["data"] = tokens.identity(self.data)
+        if self.reads_domains:
+            named["domains"] = domains.labelling(self.data)
         if self.hidden.exists:
             named["hidden"] = identity(self.hidden)
         if self.text.exists:

@@ -43,6 +43,7 @@ class Evaluation:
     num_tokens_teacher: int
     num_calibration_bins: int
 
+    reads_domains: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

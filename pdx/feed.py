@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +38,7 @@ class MicroBatch(NamedTuple):
         num_valid: positions that count, known without asking the device.
         rows: the teacher's, where the step reads a store.
         states: its hidden states in the layers that are matched, likewise.
+        within_BL: whether a target is of a domain that the routing names; None where it names none.
         place: its step, and its number in it.
     """
 
@@ -48,6 +50,7 @@ class MicroBatch(NamedTuple):
     num_valid: int
     rows: Rows | None
     states: list[States]
+    within_BL: Tensor | None
     place: tuple[int, int]
 
 
@@ -115,7 +118,12 @@ class Reader:
             if self.run.hidden.exists:
                 states = store.states(index_B, ids, self.run.hidden.teacher_layers)
         states = [s.to(self.device) for s in states]
-        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows, states, place)
+        within_BL, domains = None, self.run.routing.domains
+        if self.run.loss.needs_teacher and domains:
+            within_BL = torch.from_numpy(self.windows.within(index_B, domains)).to(self.device)
+        return MicroBatch(
+            index_B, *batch.to(self.device), num_valid, rows, states, within_BL, place
+        )
 
 
 class Feed:
@@ -167,7 +175,7 @@ class Feed:
         """The teacher's word on a micro-batch at ``fraction`` of training, and where it speaks."""
         if not self.run.loss.needs_teacher:
             return Lesson(Silent(), None)
-        length, routing = self.windows.seq_len, self.run.routing
+        length, routing, loss = self.windows.seq_len, self.run.routing, self.run.loss
         offsets = torch.from_numpy(batch.index_B)[:, None] * length + torch.arange(length)
         offset_N = offsets.roll(routing.shift, -1).reshape(-1).to(self.device)
         context = Context(
@@ -176,7 +184,8 @@ class Feed:
             targets_N=batch.targets_BL.reshape(-1),
             offset_N=offset_N,
         )
-        heard = (routing.shift, self._spoken, fraction)
+        tail_of = loss.window_tail_of if loss.needs_full_signal else 0
+        heard = (routing.shift, self._spoken, fraction, tail_of)
         entropy_N, states, rows = None, None, batch.rows
         if rows is not None:
             if routing.shift:
@@ -189,25 +198,23 @@ class Feed:
             states = [s.values() for s in batch.states]
         else:
             hidden_ND, states = self._once(batch.place, lambda: self._hidden(batch), routing.shift)
-            head = self._teacher.logits
+            head, size = self._teacher.logits, chunk_size(self._teacher.head.vocab_size)
 
             def share(part: tuple[int, int], what: str, make: Callable[[], T]) -> T:
                 more = heard if what == "signal" else (routing.shift,)
                 return self._once((*batch.place, *part), make, what, *more)
 
-            signal = LiveSignal(
-                hidden_ND=hidden_ND,
-                head=head,
-                signal=self.run.signal,
-                context=context,
-                share=share,
+            live = LiveSignal(
+                hidden_ND=hidden_ND, head=head, signal=self.run.signal, context=context
             )
+            if tail_of:
+                live = live.with_tail(tail_of, batch.mask_BL, size)
+            signal = replace(live, share=share)
             if routing.needs_entropy:
-                size = chunk_size(self._teacher.head.vocab_size)
                 of_all = partial(entropies, hidden_ND, head, size)
                 entropy_N = self._once(batch.place, of_all, routing.shift, "entropy")
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
-        return Lesson(signal, routing(entropy_BL, batch.mask_BL), states)
+        return Lesson(signal, routing(entropy_BL, batch.within_BL, batch.mask_BL), states)
 
     @property
     def _teacher(self) -> FrozenTeacher:
@@ -244,6 +251,8 @@ def _read_by(run: Run, store: Store | None) -> str:
     named = run.identity
     parts: list[Any] = [named["data"], named.get("text"), named["train"]]
     parts.append(run.hidden.teacher_layers if run.hidden.exists else None)
+    domains = list(run.routing.domains) if run.loss.needs_teacher else []
+    parts.append([run.data.domains, domains] if domains else None)
     if store is not None:
         parts.append([step for step in range(run.num_steps) if not _is_taught(run, step)])
         parts.append(run.signal.num_draws)

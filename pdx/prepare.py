@@ -9,6 +9,7 @@ import torch
 
 from pdx.config import Run, run_of_resolved
 from pdx.data import TokenSet, Windows, prepare
+from pdx.data.domains import labels_of, refuse_unknown
 from pdx.env import Env
 from pdx.errors import ConfigError, DataError, Diverged
 from pdx.evaluate import Reference, windows_in
@@ -59,6 +60,9 @@ class Shared:
     def of(cls, run: Run, env: Env, device: torch.device | None = None) -> "Shared":
         """Prepare the tokens, and refuse a run that they cannot feed."""
         shared = cls(run, env, device or device_of(env), prepare(run.data, env.paths))
+        if run.reads_domains:
+            labels = shared.token_set.labels = labels_of(run.data, shared.token_set)
+            refuse_unknown(run.routing.domains, labels.names)
         shared.check_epochs()
         top_k = getattr(run.signal, "top_k", 1) if run.loss.needs_teacher else 1
         if top_k > shared.token_set.vocab_size:

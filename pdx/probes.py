@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pdx.build import check
 from pdx.data import Batch
-from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes
+from pdx.data.domains import metric_name
+from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes, windows_in
 from pdx.models import head_of
 from pdx.ranks import Ranks
 
@@ -36,6 +37,8 @@ class FullEvaluation(Evaluation):
 
     By the student alone:
 
+        val/loss_domain_code ...        loss by the domain of what is to be said (``data.domains``),
+        val/tokens_domain_code ...      and its tokens, in the windows of val/loss
         probe/copy_loss, copy_accuracy  on a random text said a second time in one window;
         probe/fresh_loss                on it when it is said first
         probe/copy_pass_at_k            the last answer_tokens tokens of that, in k draws;
@@ -67,6 +70,7 @@ class FullEvaluation(Evaluation):
     pass_at: list[int]
     probe_seed: int
 
+    reads_domains: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -94,6 +98,9 @@ class FullEvaluation(Evaluation):
         if reference is not None:
             bins = (self.num_entropy_bins, self.num_calibration_bins)
             measured = by_entropy(model, reference, val, *bins, ranks)
+            found |= {f"val/{name}": value for name, value in measured.items()}
+        if labels := shared.token_set.labels:
+            measured = by_domain(model, val, self.num_tokens, labels.names, ranks)
             found |= {f"val/{name}": value for name, value in measured.items()}
         if self.num_probe_windows:
             vocab_size = shared.token_set.vocab_size
@@ -198,6 +205,31 @@ def _means(sums: Tensor, row: int) -> list[tuple[int, float]]:
 
 
 # ---- the student alone -------------------------------------------------------------------
+
+
+@torch.no_grad()
+def by_domain(
+    model: Any, windows: "Windows", num_tokens: int, names: Sequence[str], ranks: Ranks
+) -> dict[str, float]:
+    """Loss of the targets of each domain, and how many count; of domains that are not here none."""
+    model.eval()
+    head, device, count = head_of(model), ranks.device, windows_in(windows, num_tokens)
+    sums = torch.zeros(2, len(names), dtype=torch.float64, device=device)
+    for start, batch, hidden_ND in passes(model, windows, count, ranks):
+        domain_BL = windows.domains(np.arange(start, start + len(batch.tokens_BL)))
+        domain_N = torch.from_numpy(domain_BL).reshape(-1).to(device)
+        targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
+        for part, logits_CV in chunks_of_logits(hidden_ND, head):
+            loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
+            mask_C = mask_N[part]
+            _add(sums, domain_N[part][mask_C], [loss_C[mask_C]])
+    model.train()
+    ranks.add(sums)
+    found = {}
+    for i, loss in _means(sums, 1):
+        name = metric_name(names[i - 1])
+        found |= {f"loss_domain_{name}": loss, f"tokens_domain_{name}": float(sums[0, i - 1])}
+    return found
 
 
 class Copies:

@@ -23,9 +23,12 @@ class Everywhere:
 
     needs_entropy: ClassVar[bool] = False
     shift: ClassVar[int] = 0
+    domains: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def __call__(self, entropy_BL: Tensor | None, mask_BL: Tensor) -> Tensor | None:
+    def __call__(
+        self, entropy_BL: Tensor | None, within_BL: Tensor | None, mask_BL: Tensor
+    ) -> Tensor | None:
         """None: everywhere."""
         return None
 
@@ -48,6 +51,7 @@ class HighEntropy:
 
     needs_entropy: ClassVar[bool] = True
     shift: ClassVar[int] = 0
+    domains: ClassVar[tuple[str, ...]] = ()
     definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
@@ -55,7 +59,9 @@ class HighEntropy:
         allowed = "must lie strictly between 0 and 1; use routing=everywhere to skip none"
         check(0 < self.skip_frac < 1, "routing.skip_frac", self.skip_frac, allowed)
 
-    def __call__(self, entropy_BL: Tensor | None, mask_BL: Tensor) -> Tensor:
+    def __call__(
+        self, entropy_BL: Tensor | None, within_BL: Tensor | None, mask_BL: Tensor
+    ) -> Tensor:
         """Where the teacher speaks, [B, L] bool, from its entropy in nats."""
         assert entropy_BL is not None
         ordered_BL = entropy_BL.masked_fill(~mask_BL, torch.inf).argsort(stable=True, dim=-1)
@@ -63,6 +69,40 @@ class HighEntropy:
         # in whole numbers: 0.15 * 20 is 3
         num_skipped_B = (mask_BL.sum(-1) * self.skip_frac + 1e-6).floor()
         return mask_BL & (rank_BL >= num_skipped_B[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByDomain:
+    """Only in some domains of the text, such as prose; in the others, such as code, the text alone.
+
+    A position is of the domain of the token that is to be said there.
+
+    Attributes:
+        domains: where the teacher speaks, by their names in the corpus (``data.domains``).
+
+    Source:
+        Yuan, Li, Xu 2026, Let the Data Decide: language modelling for mathematics and code, the
+        teacher for the rest, by data set. Domains of positions are ours, so that one window may
+        hold several.
+    """
+
+    domains: list[str]
+
+    needs_entropy: ClassVar[bool] = False
+    shift: ClassVar[int] = 0
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        distinct = 0 < len({*self.domains}) == len(self.domains)
+        allowed = "must name domains, each once; use routing=everywhere for all"
+        check(distinct, "routing.domains", self.domains, allowed)
+
+    def __call__(
+        self, entropy_BL: Tensor | None, within_BL: Tensor | None, mask_BL: Tensor
+    ) -> Tensor:
+        """Where the teacher speaks, [B, L] bool, from what is of these domains."""
+        assert within_BL is not None
+        return mask_BL & within_BL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +123,14 @@ class Placebo:
     shift: int
 
     needs_entropy: ClassVar[bool] = False
+    domains: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check(self.shift != 0, "routing.shift", self.shift, "must not be 0; use routing=everywhere")
 
-    def __call__(self, entropy_BL: Tensor | None, mask_BL: Tensor) -> Tensor | None:
+    def __call__(
+        self, entropy_BL: Tensor | None, within_BL: Tensor | None, mask_BL: Tensor
+    ) -> Tensor | None:
         """None: everywhere."""
         return None

@@ -142,17 +142,21 @@ class Context:
     Attributes:
         targets_N: the true next tokens; of masked positions, anything.
         offset_N: positions in the split, on which draws depend.
+        tail_N: the teacher's mean mass outside its first tokens over each position's window, for a
+            loss that asks for it (``window_tail_of``).
     """
 
     temperature: Temperature
     fraction: float
     targets_N: Tensor
     offset_N: Tensor
+    tail_N: Tensor | None = None
 
     def chunk(self, start: int, stop: int) -> "Context":
         """At positions ``start:stop``."""
         cut = {"targets_N": self.targets_N[start:stop], "offset_N": self.offset_N[start:stop]}
-        return replace(self, **cut)
+        tail_N = None if self.tail_N is None else self.tail_N[start:stop]
+        return replace(self, **cut, tail_N=tail_N)
 
 
 # What a loss hands on to its signal, and never opens: a chunk of logits [C, V] in any float dtype,
@@ -195,10 +199,15 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSignal:
-    """The full distribution: logits_NV of the teacher, in float32 or better."""
+    """The full distribution: logits_NV of the teacher, in float32 or better.
+
+    Attributes:
+        tail_N: as in ``Context``.
+    """
 
     logits_NV: Tensor
     heats: Heats
+    tail_N: Tensor | None = None
 
     @property
     def scale(self) -> float | Tensor:
@@ -206,7 +215,9 @@ class DenseSignal:
 
     def chunk(self, start: int, stop: int) -> "DenseSignal":
         return DenseSignal(
-            logits_NV=self.logits_NV[start:stop], heats=self.heats.chunk(start, stop)
+            logits_NV=self.logits_NV[start:stop],
+            heats=self.heats.chunk(start, stop),
+            tail_N=None if self.tail_N is None else self.tail_N[start:stop],
         )
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
@@ -217,6 +228,12 @@ class DenseSignal:
         student = as_student(student_logits_CV)
         student_CV = student.logits(self.heats.of_student(student))
         return self._tempered(), student_CV, torch.ones_like(student_CV, dtype=torch.bool)
+
+    def tail_mass(self, top_k: int) -> Tensor:
+        """Of all but the ``top_k`` likeliest tokens, [N]."""
+        probs_NV = self._tempered().softmax(-1)
+        kept_NK = probs_NV.topk(min(top_k, probs_NV.shape[-1] - 1), dim=-1).values
+        return (1 - kept_NK.sum(-1)).clamp(min=0)
 
     def _tempered(self) -> Tensor:
         return self.logits_NV / column(self.heats.teacher)
@@ -277,6 +294,19 @@ class LiveSignal:
     @property
     def scale(self) -> float | Tensor:
         return self._all().scale
+
+    @property
+    def tail_N(self) -> Tensor | None:  # noqa: N802 - as the field of the others
+        return self.context.tail_N
+
+    def with_tail(self, top_k: int, mask_BL: Tensor, chunk: int) -> "LiveSignal":
+        """The same, which also knows the mean mass outside the ``top_k`` over valid positions."""
+        parts = (self.chunk(i, i + chunk) for i in range(0, len(self.hidden_ND), chunk))
+        mass = [p.tail_mass(top_k) for p in parts if isinstance(p, DenseSignal)]
+        sum_B = (torch.cat(mass).view_as(mask_BL) * mask_BL).sum(-1)
+        mean_B = sum_B / mask_BL.sum(-1).clamp(min=1)
+        tail_N = mean_B[:, None].expand_as(mask_BL).reshape(-1)
+        return replace(self, context=replace(self.context, tail_N=tail_N))
 
     @torch.no_grad()
     def chunk(self, start: int, stop: int) -> TeacherSignal:

@@ -31,6 +31,84 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- domains ----
+    Mutation(
+        "tail_aware: the mean of a window over what does not count",
+        "signal.py",
+        "(torch.cat(mass).view_as(mask_BL) * mask_BL).sum(-1)",
+        "torch.cat(mass).view_as(mask_BL).sum(-1)",
+        "losses",
+    ),
+    Mutation(
+        "tail_aware: the window's mean forgotten",
+        "losses/tail_aware.py",
+        "weight = self.tail_weight / teacher.tail_N.clamp(min=LEAST_MEAN)",
+        "weight = self.tail_weight",
+        "losses",
+    ),
+    Mutation(
+        "mse_logits: a mean over what is not kept, too",
+        "losses/mse_logits.py",
+        "/ keep_CS.sum(-1)",
+        "/ keep_CS.shape[-1]",
+        "losses",
+    ),
+    Mutation(
+        "domains: a token is of the span of its first byte",
+        "data/domains.py",
+        "np.cumsum(num_bytes) - 1, 0)",
+        "np.cumsum(num_bytes) - num_bytes, 0)",
+        "domains",
+    ),
+    Mutation(
+        "domains: of what is read, not of what is to be said",
+        "data/tokens.py",
+        "shard.positions(local)[:, 1:]",
+        "shard.positions(local)[:, :-1]",
+        "domains",
+    ),
+    Mutation(
+        "domains: of windows that were chosen, by their new numbers",
+        "data/chosen.py",
+        "self._chosen_from.domains(self._base(index_B))",
+        "self._chosen_from.domains(index_B)",
+        "domains",
+    ),
+    Mutation(
+        "domains: made again of another text",
+        "data/domains.py",
+        "if digest_file(shard) != digest_file(again / shard.name):",
+        "if not (again / shard.name).exists():",
+        "domains",
+    ),
+    Mutation(
+        "domains: one choice of them read for another",
+        "data/domains.py",
+        "digest(labelling(data), 12)",
+        '"labels"',
+        "domains",
+    ),
+    Mutation(
+        "domains: runs that read them named without them",
+        "config.py",
+        "routed or self.eval.reads_domains",
+        "routed",
+        "domains",
+    ),
+    Mutation(
+        "domains: the teacher speaks in the others",
+        "routing.py",
+        "return mask_BL & within_BL",
+        "return mask_BL & ~within_BL",
+        "domains",
+    ),
+    Mutation(
+        "domains: loss by domain of positions that do not count",
+        "probes.py",
+        "_add(sums, domain_N[part][mask_C], [loss_C[mask_C]])",
+        "_add(sums, domain_N[part], [loss_C])",
+        "domains",
+    ),
     # ---- a search's best on fresh seeds ----
     Mutation(
         "a search confirmed while some of it still runs",
@@ -424,8 +502,8 @@ MUTATIONS = [
     Mutation(
         "tail weight on the whole mass",
         "losses/tail_aware.py",
-        "+ between_C + self.tail_weight * inside_C",
-        "+ self.tail_weight * (between_C + inside_C)",
+        "+ between_C + weight * inside_C",
+        "+ weight * (between_C + inside_C)",
         "losses",
     ),
     Mutation(

@@ -13,6 +13,7 @@ from pdx.build import build
 from pdx.signal import Context, LiveSignal
 
 VOCAB = 12
+TAIL_MASS = 0.25  # what a loss is told of its window
 
 
 def values(axis: str) -> list[str]:
@@ -108,6 +109,7 @@ def context(said: Said, num: int, vocab: int = VOCAB, offset_N: Tensor | None = 
         fraction=said.fraction,
         targets_N=labels(num, vocab),
         offset_N=torch.arange(num) if offset_N is None else offset_N,
+        tail_N=torch.full((num,), TAIL_MASS),
     )
 
 

@@ -28,6 +28,7 @@ BESIDE = {
     "signal=sampled": ["store=sampled"],
     "signal=head_sampled": ["store=head_sampled"],
     "signal=topp": ["store=topk", "store.top_k=null", "store.top_p=0.95"],
+    "routing=by_domain": ["routing.domains=[open]"],  # the synthetic corpus's
     "loss=tail_aware": ["signal=full"],
     "loss=masked_mse": ["signal=full"],
     "temperature=scheduled": ["signal.tail=renormalize"],
@@ -38,6 +39,7 @@ BESIDE = {
 AXES = ("text", "hidden", "signal", "temperature", "loss", "mix", "routing", "schedule")
 RUNS = [[f"{axis}={value}"] for axis in AXES for value in values(axis)]
 RUNS += [[f"signal.tail={tail}"] for tail in TAILS]
+RUNS += [["loss=tail_aware", "loss.per_sequence=false"]]
 # What a store cannot serve, from a live teacher.
 RUNS += [
     ["temperature=by_entropy", "store=none"],

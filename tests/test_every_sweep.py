@@ -33,8 +33,13 @@ SMALL = [
 CUT = ("data", "eval.", "train.batch_size", "train.micro_batch_size", "store.shard_tokens")
 
 
+OF_SYNTHETIC = {"prose": "open", "code": "sure"}  # its own domains
+
+
 def fewer(key: str, values: list[Any]) -> list[Any]:
     """An axis with its lengths divided, of its seeds the first two, of its rates the second."""
+    if key == "routing.domains":
+        return [[OF_SYNTHETIC[name] for name in names] for names in values]
     if key.endswith(".num_tokens"):
         return [max(512, int(value) // TIMES // 512 * 512) for value in values]
     if key == "optim.peak_lr" and len(values) > 1:
@@ -76,6 +81,8 @@ def cut(name: str) -> dict[str, Any]:
         block["search"]["confirm"] = {"num_winners": 1, "seeds": [8, 9]}
     forbidden = []
     for entry in block.get("forbid", []):
+        if "routing.domains" in entry:
+            entry["routing.domains"] = fewer("routing.domains", entry["routing.domains"])
         if "train.seed" in entry:
             entry["train.seed"] = [s for s in entry["train.seed"] if s in block["seeds"]]
         if entry.get("train.seed") != []:

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from numerics import SIGNALS, VOCAB, Said, Word, component, labels, logits, spell, values, word
+from numerics import (
+    SIGNALS,
+    TAIL_MASS,
+    VOCAB,
+    Said,
+    Word,
+    component,
+    labels,
+    logits,
+    spell,
+    values,
+    word,
+)
 from torch import Tensor
 
 from pdx.build import DECLARED
@@ -30,7 +42,8 @@ ORACLES: dict[str, Callable[[Word], float]] = {
     "soft_ce": lambda w: -sum(math.exp(p) * q for p, q in zip(w.teacher, w.student, strict=True)),
     "mse": lambda w: _variance(_gaps(w)),
     "mse_probs": lambda w: sum((p - q) ** 2 for p, q in _probs(w)),
-    "tail_aware": lambda w: _tail_aware(w, 10, 2.0),
+    "mse_logits": lambda w: sum(g * g for g in _gaps(w)) / len(_gaps(w)),
+    "tail_aware": lambda w: _tail_aware(w, 10, 2.0 / TAIL_MASS),
     "masked_mse": lambda w: (
         _variance(_gaps(w))
         + (math.exp(max(w.teacher)) >= 0.5) * sum(g * g for g in _gaps(w)) / len(_gaps(w))
@@ -391,10 +404,34 @@ def test_a_little_skew_is_nearly_the_kl_and_any_is_bounded(of: str):
     assert (far <= -math.log(0.1) + 1e-6).all() and float(far.max()) > 2.3
 
 
+def test_a_windows_tail_is_weighed_by_its_mean_mass():
+    """Over the positions that count, each window by itself, in whatever chunks and batches."""
+    heat = component("temperature", "constant", value=2.0, temper_student=True)
+    teacher_NV, student_NV = logits(70, 20), logits(71, 20)
+    teacher_NV[15:] = 40 * torch.eye(VOCAB)[:5]  # a window of which no tail is known
+    rows = zip(teacher_NV.tolist(), student_NV.tolist(), strict=True)
+    said = Said(component("signal", "full"), heat)
+    words = [spell(said, t, s, 0) for t, s in rows]
+    mass = [sum(sorted(math.exp(p) for p in w.teacher)[:-10]) for w in words]
+    loss, signal = component("loss", "tail_aware"), word(said, teacher_NV)
+    wanted = []
+    for b in range(4):
+        valid = [5 * b + i for i in range(5) if MASK[b, i]]
+        mean = max(sum(mass[n] for n in valid) / len(valid), 1e-4)
+        wanted += [_tail_aware(w, 10, 2.0 / mean) for w in words[5 * b : 5 * b + 5]]
+    for chunk in (3, 100):
+        found = loss(student_NV, signal.with_tail(10, MASK, chunk))
+        torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+    whole = signal.with_tail(10, MASK, 100).chunk(5, 10)
+    alone = word(said, teacher_NV[5:10]).with_tail(10, MASK[1:2], 2)
+    torch.testing.assert_close(whole.tail_N, alone.tail_N)
+    torch.testing.assert_close(loss(student_NV[7:9], whole.chunk(2, 4)), found[7:9])
+
+
 @pytest.mark.parametrize("top_k", [1, 4, 11, 500])
 def test_tail_aware_with_weight_one_is_the_forward_kl(top_k: int):
     """The chain rule; a top_k of the whole vocabulary leaves one token in the tail."""
-    plain = component("loss", "tail_aware", top_k=top_k, tail_weight=1.0)
+    plain = component("loss", "tail_aware", top_k=top_k, tail_weight=1.0, per_sequence=False)
     args = (logits(58), word(SIGNALS["full-t1"], logits(59)))
     torch.testing.assert_close(plain(*args), LOSSES["forward_kl"](*args), rtol=1e-5, atol=1e-6)
 

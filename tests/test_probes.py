@@ -182,4 +182,4 @@ def test_what_cannot_be_measured_is_refused(tiny: Tiny, override: str, message: 
 def test_no_probes_are_asked_for(shared: Shared, student: Any):
     without = replace(shared.run.eval, num_probe_windows=0)
     found = without.more(student, SimpleNamespace(token_set=shared.token_set), None, ALONE)
-    assert found == {}
+    assert found and all(name.startswith("val/") and "_domain_" in name for name in found)

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def test_everywhere_is_everywhere():
-    assert component("routing", "everywhere")(None, torch.ones(2, 3) > 0) is None
+    assert component("routing", "everywhere")(None, None, torch.ones(2, 3) > 0) is None
 
 
 @pytest.mark.parametrize("skip_frac", [0.1, 0.15, 0.3, 0.5, 0.99])
@@ -31,7 +31,7 @@ def test_the_lowest_entropies_of_each_window_are_skipped(skip_frac: float):
     entropy_BL[3] = 1.0  # all equal: the first go
     mask_BL = torch.rand(5, 40, generator=generator) < 0.7
     mask_BL[4] = False
-    found = component("routing", "high_entropy", skip_frac=skip_frac)(entropy_BL, mask_BL)
+    found = component("routing", "high_entropy", skip_frac=skip_frac)(entropy_BL, None, mask_BL)
     for b in range(5):
         valid = [i for i in range(40) if mask_BL[b, i]]
         surest = sorted(valid, key=lambda i, b=b: float(entropy_BL[b, i]))
@@ -42,10 +42,11 @@ def test_the_lowest_entropies_of_each_window_are_skipped(skip_frac: float):
 def test_a_window_is_routed_alike_in_every_batch():
     entropy_BL, mask_BL = torch.rand(6, 32), torch.rand(6, 32) < 0.8
     routing = component("routing", "high_entropy")
-    whole = routing(entropy_BL, mask_BL)
+    whole = routing(entropy_BL, None, mask_BL)
     for size in (1, 2, 3):
         parts = [
-            routing(e, m) for e, m in zip(entropy_BL.split(size), mask_BL.split(size), strict=True)
+            routing(e, None, m)
+            for e, m in zip(entropy_BL.split(size), mask_BL.split(size), strict=True)
         ]
         assert torch.equal(torch.cat(parts), whole)
 
@@ -72,7 +73,8 @@ def test_store_and_live_teacher_are_silent_at_the_same_positions(tiny: Tiny):
 
 @pytest.mark.parametrize("name", values("routing"))
 def test_a_run_is_routed(tiny: Tiny, name: str):
-    run, env = tiny("train.num_tokens=2048", f"routing={name}")
+    more = ["routing.domains=[open]"] if name == "by_domain" else []
+    run, env = tiny("train.num_tokens=2048", f"routing={name}", *more)
     result = execute(run, env, quiet=True)
     assert result["status"] == "complete" and run.identity["routing"]
 

@@ -45,5 +45,8 @@ class Chosen(Windows):
     def window_bytes(self, index_B: np.ndarray) -> np.ndarray:
         return self._chosen_from.window_bytes(self._base(index_B))
 
+    def domains(self, index_B: np.ndarray) -> np.ndarray:
+        return self._chosen_from.domains(self._base(index_B))
+
     def _documents(self, index_B: np.ndarray) -> np.ndarray:
         return self._chosen_from._documents(self._base(index_B))

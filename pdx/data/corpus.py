@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from pdx.build import check
+from pdx.data.domains import Spans
 
 MIN_BPE_VOCAB = 257  # 256 bytes and the end of a document
 SPLITS = ("student", "teacher", "val", "test")
 
 
 class Document(NamedTuple):
-    """One text; documents of one ``group`` never part ways into different splits."""
+    """One text; documents of one ``group`` never part ways into different splits.
+
+    Attributes:
+        spans: where each domain begins; empty where the corpus has none.
+    """
 
     name: str
     group: str
     text: str
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class TextCorpus:
         teacher_frac: share of the train text kept for a teacher that must not have read the
             student's; may be 0.
         split_seed: which documents go where, and their order.
+        domains: how a text's domain is told, which each corpus knows in its own way; null: it is
+            not. No part of what the tokens are: a teacher and a store serve every choice of it.
     """
 
     seq_len: int
@@ -45,7 +53,9 @@ class TextCorpus:
     test_frac: float
     teacher_frac: float
     split_seed: int
+    domains: str | None
 
+    domain_names: ClassVar[tuple[str, ...]] = ()  # where they are known before any text is read
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

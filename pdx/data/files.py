@@ -10,12 +10,14 @@ from typing import ClassVar
 
 from pdx.build import check
 from pdx.data.corpus import Document, TextCorpus
+from pdx.data.domains import Spans
 from pdx.errors import DataError
 from pdx.files import digest, digest_file
 from pdx.remote import fetch, is_url
 
 TEXT = (".txt", ".py", ".md")
 RECORDS = (".jsonl", ".parquet")
+FIELD = "field:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Files(TextCorpus):
         text_field: the field of .jsonl and .parquet that holds the text.
         group_by: "directory" keeps the text files of one directory in one split (files at the top
             are on their own, as are records); "document" parts them freely.
+        domains: "directory" (the first below what all files have in common), "suffix" (py, md ...),
+            "field:NAME" (of records); or null.
     """
 
     paths: list[str]
@@ -45,6 +49,10 @@ class Files(TextCorpus):
             self.group_by,
             "must be directory or document",
         )
+        by = self.domains or "directory"
+        known = by in ("directory", "suffix") or (by.startswith(FIELD) and by != FIELD)
+        allowed = "must be directory, suffix, field:NAME or null"
+        check(known, "data.domains", self.domains, allowed)
 
     def _files(self) -> list[Path]:
         """Every file once, sorted."""
@@ -74,16 +82,39 @@ class Files(TextCorpus):
     def documents(self) -> Iterator[Document]:
         files = self._files()
         top = Path(os.path.commonpath([p.parent for p in files]))
+        asked = {f"data.text_field={self.text_field}": self.text_field}
+        if (self.domains or "").startswith(FIELD):
+            asked[f"data.domains={self.domains}"] = str(self.domains).removeprefix(FIELD)
         for path in files:
             name = path.relative_to(top).as_posix()
+            domain = self._domain(path, top)
             if path.suffix in TEXT:
                 by_directory = self.group_by == "directory" and path.parent != top
                 group = path.parent.relative_to(top).as_posix() if by_directory else name
-                yield Document(name, group, _read_text(path))
+                yield Document(name, group, _read_text(path), domain)
             else:
                 read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
-                for where, text in read(path, self.text_field):
-                    yield Document(f"{name}:{where}", f"{name}:{where}", text)
+                for where, (text, *told) in read(path, asked):
+                    spans = ((0, told[0]),) if told else domain
+                    yield Document(f"{name}:{where}", f"{name}:{where}", text, spans)
+
+    def _domain(self, path: Path, top: Path) -> Spans:
+        """What the place and name of a file tell of its domain."""
+        if self.domains == "suffix":
+            return ((0, path.suffix[1:]),)
+        if self.domains == "directory":
+            if path.parent == top:
+                raise DataError(
+                    f"data.domains=directory: {path} lies in no directory below {top}, which all "
+                    "files have in common; put each domain's files into a directory of its name."
+                )
+            return ((0, path.relative_to(top).parts[0]),)
+        if self.domains is not None and path.suffix in TEXT:
+            raise DataError(
+                f"data.domains={self.domains}: {path} is a text and has no fields; use suffix or "
+                "directory, or give records."
+            )
+        return ()
 
     def identity(self) -> str:
         """Digest of every file's name and bytes."""
@@ -112,56 +143,58 @@ def _read_text(path: Path) -> str:
         raise _unreadable(path, err) from err
 
 
-def _read_jsonl(path: Path, field: str) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts."""
+def _read_jsonl(path: Path, asked: dict[str, str]) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and what the fields hold, each by the setting that asks for it."""
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 record = json.loads(line)
-                if not isinstance(record, dict) or field not in record:
-                    known = ", ".join(sorted(record)) if isinstance(record, dict) else "no fields"
-                    raise DataError(
-                        f"data.text_field={field}: {path}:{number} has no such field; it has "
-                        f"{known}; name one of them."
-                    )
-                if not isinstance(record[field], str):
-                    raise DataError(
-                        f"data.text_field={field}: {path}:{number} holds "
-                        f"{type(record[field]).__name__}, not text; name a field of strings."
-                    )
-                yield number, record[field]
+                for key, field in asked.items():
+                    if not isinstance(record, dict) or field not in record:
+                        has = ", ".join(sorted(record)) if isinstance(record, dict) else "no fields"
+                        raise DataError(
+                            f"{key}: {path}:{number} has no such field; it has {has}; name one of "
+                            "them."
+                        )
+                    if not isinstance(record[field], str):
+                        raise DataError(
+                            f"{key}: {path}:{number} holds {type(record[field]).__name__}, not "
+                            "text; name a field of strings."
+                        )
+                yield number, [record[field] for field in asked.values()]
     except json.JSONDecodeError as err:
         raise _unreadable(Path(f"{path}:{number}"), err) from err
     except (OSError, UnicodeDecodeError) as err:
         raise _unreadable(path, err) from err
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[tuple[int, str]]:
-    """Row numbers and texts."""
+def _read_parquet(path: Path, asked: dict[str, str]) -> Iterator[tuple[int, list[str]]]:
+    """Row numbers and what the columns hold, each by the setting that asks for it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             kinds = {f.name: f.type for f in file.schema_arrow}
-            if field not in kinds or not (
-                pa.types.is_string(kinds[field]) or pa.types.is_large_string(kinds[field])
-            ):
-                known = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-                raise DataError(
-                    f"data.text_field={field}: {path} has no such column of strings; it has "
-                    f"{known}; name one of them."
-                )
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for text in batch.column(0).to_pylist():
+            for key, field in asked.items():
+                if field not in kinds or not (
+                    pa.types.is_string(kinds[field]) or pa.types.is_large_string(kinds[field])
+                ):
+                    known = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+                    raise DataError(
+                        f"{key}: {path} has no such column of strings; it has {known}; name one "
+                        "of them."
+                    )
+            number, columns = 0, list(dict.fromkeys(asked.values()))
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                values = (batch.column(field).to_pylist() for field in asked.values())
+                for row in zip(*values, strict=True):
                     number += 1
-                    if text is None:
-                        raise DataError(
-                            f"data.text_field={field}: {path} row {number} is null; drop such rows."
-                        )
-                    yield number, text
+                    for key, value in zip(asked, row, strict=True):
+                        if value is None:
+                            raise DataError(f"{key}: {path} row {number} is null; drop such rows.")
+                    yield number, list(row)
     except (OSError, pa.ArrowException) as err:
         raise _unreadable(path, err) from err

@@ -26,6 +26,7 @@ class Hub(TextCorpus):
         streaming: read over the network as one goes, instead of downloading all of it first.
         max_documents: stop after so many; null: all.
         revision: branch, tag or commit; null: the newest.
+        domains: the column that names a text's domain; or null.
     """
 
     name: str
@@ -75,13 +76,16 @@ class Hub(TextCorpus):
                 revision=self.revision,
             )
             for number, row in enumerate(islice(rows, self.max_documents)):
-                if not isinstance(row.get(self.text_field), str):
-                    raise DataError(
-                        f"data.text_field={self.text_field}: row {number} of data.name={self.name} "
-                        f"has no such text; its columns are {', '.join(sorted(row))}; name one "
-                        "that holds strings."
-                    )
-                yield Document(str(number), str(number), row[self.text_field])
+                asked = {"text_field": self.text_field, "domains": self.domains}
+                for key, column in asked.items():
+                    if column is not None and not isinstance(row.get(column), str):
+                        raise DataError(
+                            f"data.{key}={column}: row {number} of data.name={self.name} has no "
+                            f"such text; its columns are {', '.join(sorted(row))}; name one that "
+                            "holds strings."
+                        )
+                spans = ((0, row[self.domains]),) if self.domains else ()
+                yield Document(str(number), str(number), row[self.text_field], spans)
 
     def identity(self) -> str:
         """The commit if one is given, else what ``datasets`` makes of the data files' state."""

@@ -108,6 +108,7 @@ class Shard:
 
     def __init__(self, directory: Path, split: str, manifest: dict[str, Any]) -> None:
         facts = manifest["splits"][split]
+        self.split = split
         self.seq_len, self.stride = manifest["seq_len"], manifest["stride"]
         self.num_windows: int = facts["num_windows"]
         path = directory / f"{split}.bin"

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pdx.build import check
 from pdx.data.corpus import SPLITS
+from pdx.data.domains import LabelWriter
 from pdx.errors import ConfigError
 
 TOLERANCE = 1e-13  # total variation between two steps to the stationary distribution
@@ -36,6 +37,8 @@ class Synthetic:
             teacher (may be 0), val and test. Windows hold seq_len of them, a rest is left out.
         seed: of the transitions and the streams.
         seq_len: tokens that a window predicts.
+        domains: "entropy" tells symbols that the ``order`` before them leave open from those of
+            which they are sure, by the median of the entropies of rows; or null.
 
     Units:
         All losses in nats per token.
@@ -50,7 +53,9 @@ class Synthetic:
     num_tokens_test: int
     seed: int
     seq_len: int
+    domains: str | None
 
+    domain_names: ClassVar[tuple[str, ...]] = ("open", "sure")
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class Synthetic:
         )
         check(self.seed >= 0, "data.seed", self.seed, "must be >= 0")
         check(self.seq_len >= 1, "data.seq_len", self.seq_len, "must be >= 1")
+        known = self.domains in (None, "entropy")
+        check(known, "data.domains", self.domains, "must be entropy or null")
         for split in SPLITS:
             key, allowed = f"num_tokens_{split}", f"must be >= seq_len={self.seq_len}"
             none = split == "teacher" and self.num_tokens_teacher == 0
@@ -88,8 +95,11 @@ class Synthetic:
 
     def entropy_rate(self) -> float:
         """The lowest loss that any model can have: H(X_t | all before)."""
-        rows = -_xlogx(self.transitions()).sum(axis=-1)
-        return float((self.stationary() * rows).sum())
+        return float((self.stationary() * self._entropies()).sum())
+
+    def _entropies(self) -> np.ndarray:
+        """Of each row of transitions, in nats."""
+        return -_xlogx(self.transitions()).sum(axis=-1)
 
     def context_loss(self, context: int) -> float:
         """The lowest loss of a model that sees ``context`` symbols: H(X_t | those)."""
@@ -126,6 +136,18 @@ class Synthetic:
             state = state % keep * size + symbol
         return np.frombuffer(bytes(out[:num]), dtype=np.uint8)
 
+    def labels(self, stream: np.ndarray) -> np.ndarray:
+        """The place among ``domain_names`` of each symbol; the first ``order`` count as open."""
+        entropies, weights = self._entropies().ravel(), self.stationary().ravel()
+        order = np.argsort(entropies, kind="stable")
+        median = entropies[order[np.searchsorted(np.cumsum(weights[order]), 0.5)]]
+        before = stream.astype(np.int64)[:-1]
+        if self.order == 2:
+            before = before[:-1] * self.vocab_size + before[1:]
+        label_N = np.zeros(len(stream), dtype=np.int64)
+        label_N[self.order :] = entropies[before] <= median
+        return label_N
+
     def content(self) -> dict[str, Any]:
         """Nothing but the settings decides the tokens."""
         return {}
@@ -139,6 +161,7 @@ class Synthetic:
         tokenizer = _tokenizer(self.vocab_size)
         tokenizers_.save(tokenizer, directory / "tokenizer")
         splits = {}
+        labels = LabelWriter(directory, self, self.domain_names) if self.domains else None
         for number, split in enumerate(tqdm(SPLITS, desc="sampling", unit=" splits")):
             num_tokens = getattr(self, f"num_tokens_{split}")
             if num_tokens == 0:
@@ -153,6 +176,9 @@ class Synthetic:
             )
             stream = self.sample(num_tokens + 1, number)
             writer.add(stream, np.ones(len(stream), dtype=np.int64))
+            if labels is not None:
+                labels.add(self.labels(stream))
+                labels.finish(split)
             splits[split] = {"num_documents": 1, **writer.finish()}
         return {
             "vocab_size": self.vocab_size,

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pdx.data import tokenizer as tokenizers_
 from pdx.data.corpus import SPLITS, TextCorpus
+from pdx.data.domains import LabelWriter, Spans
 from pdx.data.encode import Parts, Texts
 from pdx.data.shards import ShardWriter, token_dtype
 from pdx.data.split import Sketches, assign, clusters, leaks, random_order
@@ -26,6 +27,7 @@ class Spool:
 
     def __init__(self, corpus: TextCorpus, path: Path) -> None:
         self.groups: list[str] = []
+        self.spans: list[Spans] = []
         self.sketches = Sketches()
         starts = [0]
         content = hashlib.blake2b()
@@ -44,6 +46,7 @@ class Spool:
                 content.update(payload)
                 starts.append(starts[-1] + len(payload))
                 self.groups.append(document.group)
+                self.spans.append(document.spans)
                 self.sketches.add(document.text)
         if not self.groups:
             raise DataError(f"{corpus.source()}: holds no text; name a corpus that does.")
@@ -103,6 +106,10 @@ def build_text(corpus: TextCorpus, directory: Path) -> dict[str, Any]:
     vocab_size = tokenizers_.vocab_size(tokenizer)
     eos_id = int(tokenizer.eos_token_id)
 
+    labels = None
+    if corpus.domains is not None:
+        names = {name for spans in spool.spans for _, name in spans}
+        labels = LabelWriter(directory, corpus, names)
     stride = corpus.stride or corpus.seq_len
     chunks = {s: list(_chunks(members[s], spool.num_bytes)) for s in SPLITS}
     ends = [len(chunk) for split in SPLITS for chunk in chunks[split]]
@@ -124,10 +131,15 @@ def build_text(corpus: TextCorpus, directory: Path) -> dict[str, Any]:
             )
             encoded = parts.read(split, chunks[split])
             for chunk, documents in zip(chunks[split], encoded, strict=True):
-                for ids, counts in documents:
-                    writer.add(np.append(ids, eos_id), np.append(counts, 0))
+                for number, (ids, counts) in zip(chunk, documents, strict=True):
+                    ids, counts = np.append(ids, eos_id), np.append(counts, 0)
+                    writer.add(ids, counts)
+                    if labels is not None:
+                        labels.add_document(spool.spans[number], counts)
                 writer.flush()
                 bar.update(int(spool.num_bytes[chunk].sum()))
+            if labels is not None:
+                labels.finish(split)
             splits[split] = {"num_documents": len(members[split]), **writer.finish()}
     spool.remove()
     parts.remove()

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from pdx.paths import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pdx.data.domains import Labels
 
 FORMAT = 1  # of what lies in the directory
 
@@ -42,14 +45,18 @@ class Batch(NamedTuple):
 
 
 def identity(data: Any) -> dict[str, Any]:
-    """A corpus is its settings and its content, which a process reads once."""
+    """A corpus is its settings and its content, which a process reads once.
+
+    Its domains are no part of it: they are told of tokens that are the same without them.
+    """
     settings = _settings(data)
     return settings | once(digest(settings), data.content)
 
 
 def _settings(data: Any) -> dict[str, Any]:
     named = {"format": FORMAT, "_target_": f"{type(data).__module__}.{type(data).__qualname__}"}
-    return named | {"version": data.version} | asdict(data)
+    settings = {name: value for name, value in asdict(data).items() if name != "domains"}
+    return named | {"version": data.version} | settings
 
 
 def find(data: Any, outputs: Outputs) -> "TokenSet | None":
@@ -101,7 +108,13 @@ def _tell(manifest: dict[str, Any], directory: Path) -> None:
 
 
 class TokenSet:
-    """One prepared directory."""
+    """One prepared directory.
+
+    Attributes:
+        labels: of what domain each token is, where someone asked for it.
+    """
+
+    labels: "Labels | None" = None
 
     def __init__(self, directory: Path) -> None:
         self.dir = Path(directory)
@@ -135,7 +148,10 @@ class TokenSet:
 
 
 class Windows:
-    """Windows of seq_len + 1 tokens, numbered from 0; nothing but ``batch`` shifts them."""
+    """Windows of seq_len + 1 tokens, numbered from 0; nothing but ``batch`` shifts them.
+
+    Domains are those of targets.
+    """
 
     def __init__(self, token_set: TokenSet, splits: tuple[str, ...]) -> None:
         assert splits and len(set(splits)) == len(splits)
@@ -195,6 +211,21 @@ class Windows:
             number = np.searchsorted(shard.document_starts, shard.positions(local), side="right")
             out[rows] = number - number[:, :1]
         return out
+
+    def domains(self, index_B: np.ndarray) -> np.ndarray:
+        """The domain of every target, by its number among the labels' names, int64 [B, L]."""
+        labels = self._token_set.labels
+        assert labels is not None
+        out = np.empty((len(index_B), self.seq_len), dtype=np.int64)
+        for shard, rows, local in self._parts(index_B):
+            out[rows] = labels.at(shard.split, shard.positions(local)[:, 1:])
+        return out
+
+    def within(self, index_B: np.ndarray, names: Collection[str]) -> np.ndarray:
+        """Whether each target is of one of these domains, bool [B, L]."""
+        labels = self.base._token_set.labels
+        assert labels is not None
+        return np.isin(self.domains(index_B), [labels.names.index(name) for name in names])
 
     def batch(self, index_B: np.ndarray) -> Batch:
         """The windows as tensors: the only place where targets are shifted."""

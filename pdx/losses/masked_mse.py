@@ -44,6 +44,7 @@ class MaskedLogitRegression:
     needs_logits: ClassVar[bool] = True
     is_divergence: ClassVar[bool] = False
     is_shift_invariant: ClassVar[bool] = False
+    window_tail_of: ClassVar[int] = 0
     definition_unresolved: ClassVar[bool] = True
     version: ClassVar[int] = 1
 

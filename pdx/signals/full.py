@@ -40,4 +40,5 @@ class Full:
         """The signal of a live teacher."""
         temperature = context.temperature
         facts = Facts.of(logits_CV, temperature.needed_temperatures, temperature.needs_spread)
-        return DenseSignal(logits_NV=logits_CV, heats=temperature(context.fraction, facts))
+        heats = temperature(context.fraction, facts)
+        return DenseSignal(logits_NV=logits_CV, heats=heats, tail_N=context.tail_N)

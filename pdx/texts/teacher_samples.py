@@ -70,6 +70,11 @@ class TeacherSamples:
                 "text=teacher_samples: what a teacher writes has no documents to keep apart; set "
                 "data.document_mask=false."
             )
+        if run.loss.needs_teacher and run.routing.domains:
+            raise ConfigError(
+                f"routing.domains={[*run.routing.domains]}: what a teacher writes is of no domain; "
+                "use another routing, or text=corpus."
+            )
 
     def identify(self, run: "Run") -> dict[str, Any]:
         return {"teacher": run.teacher.identify(run), "split": run.train.split}
