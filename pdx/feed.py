@@ -38,7 +38,6 @@ class MicroBatch(NamedTuple):
         num_valid: positions that count, known without asking the device.
         rows: the teacher's, where the step reads a store.
         states: its hidden states in the layers that are matched, likewise.
-        within_BL: whether a target is of a domain that the routing names; None where it names none.
         place: its step, and its number in it.
     """
 
@@ -50,7 +49,6 @@ class MicroBatch(NamedTuple):
     num_valid: int
     rows: Rows | None
     states: list[States]
-    within_BL: Tensor | None
     place: tuple[int, int]
 
 
@@ -118,12 +116,7 @@ class Reader:
             if self.run.hidden.exists:
                 states = store.states(index_B, ids, self.run.hidden.teacher_layers)
         states = [s.to(self.device) for s in states]
-        within_BL, domains = None, self.run.routing.domains
-        if self.run.loss.needs_teacher and domains:
-            within_BL = torch.from_numpy(self.windows.within(index_B, domains)).to(self.device)
-        return MicroBatch(
-            index_B, *batch.to(self.device), num_valid, rows, states, within_BL, place
-        )
+        return MicroBatch(index_B, *batch.to(self.device), num_valid, rows, states, place)
 
 
 class Feed:
@@ -214,7 +207,11 @@ class Feed:
                 of_all = partial(entropies, hidden_ND, head, size)
                 entropy_N = self._once(batch.place, of_all, routing.shift, "entropy")
         entropy_BL = None if entropy_N is None else entropy_N.view_as(batch.mask_BL)
-        return Lesson(signal, routing(entropy_BL, batch.within_BL, batch.mask_BL), states)
+        within_BL = None
+        if routing.domains:
+            within_BL = torch.from_numpy(self.windows.within(batch.index_B, routing.domains))
+            within_BL = within_BL.to(self.device)
+        return Lesson(signal, routing(entropy_BL, within_BL, batch.mask_BL), states)
 
     @property
     def _teacher(self) -> FrozenTeacher:
@@ -251,8 +248,6 @@ def _read_by(run: Run, store: Store | None) -> str:
     named = run.identity
     parts: list[Any] = [named["data"], named.get("text"), named["train"]]
     parts.append(run.hidden.teacher_layers if run.hidden.exists else None)
-    domains = list(run.routing.domains) if run.loss.needs_teacher else []
-    parts.append([run.data.domains, domains] if domains else None)
     if store is not None:
         parts.append([step for step in range(run.num_steps) if not _is_taught(run, step)])
         parts.append(run.signal.num_draws)

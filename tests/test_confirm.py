@@ -17,6 +17,7 @@ from pdx.analysis.confirmed_table import confirmed_frame
 from pdx.analysis.reading import shows
 from pdx.analysis.report import render
 from pdx.analysis.results import Results, analyse
+from pdx.analysis.tables import optimal_size_table
 from pdx.analysis.verdicts import CANNOT
 from pdx.config import run_of_resolved
 from pdx.env import Env
@@ -424,7 +425,7 @@ def test_holm_is_over_the_winners(tmp_path: Path):
 
 def test_the_report_has_the_table_and_says_it_first(tmp_path: Path):
     results = report_of(tmp_path, [-0.1, 0.0])
-    page = html.unescape(render(results, [], []))
+    page = html.unescape(render(results, [], [], optimal_size_table(results)))
     assert "The best of the search, on fresh seeds" in page
     first = page.index("On fresh seeds [loss=soft_ce")
     assert page.index("What this shows") < first < page.index("What it does not show")

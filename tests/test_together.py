@@ -28,12 +28,17 @@ STORED = [
     ["loss=forward_kl"],
     ["loss=jsd", "student=s30k", "signal.top_k=4"],
     ["loss=reverse_kl", "mix=period", "optim.peak_lr=0.01"],  # silent at some steps
+    ["loss=forward_kl", "routing=by_domain", "routing.domains=[sure]"],
+    ["loss=forward_kl", "routing=by_domain", "routing.domains=[open]"],
     ["loss=none"],
 ]
 LIVE = [
     ["loss=forward_kl"],
     ["loss=jsd", "student=s30k", "schedule=cosine"],
     ["loss=forward_kl", "signal=full"],
+    ["loss=tail_aware", "signal=full", "loss.top_k=4"],
+    ["loss=tail_aware", "signal=full", "loss.top_k=8"],
+    ["loss=forward_kl", "routing=by_domain", "routing.domains=[open]"],
     ["loss=forward_kl", "temperature=by_entropy", "routing=high_entropy"],
     ["loss=forward_kl", "hidden=mse", "hidden.projection=true"],
 ]
@@ -140,8 +145,8 @@ def test_runs_of_a_group_are_the_runs(
         assert result["provenance"]["num_students"] == len(runs)
         assert_same(tmp_path / str(number), root / str(number))
     num_batches = runs[0][0].num_steps * 2
-    if live:  # one for all; entropies for one more; the last asks for layers, and shares nothing
-        assert calls == {"hidden": num_batches, "logits": 3 * 3 * num_batches}
+    if live:  # for all; again for entropies, for two tails, for the last, which asks for layers
+        assert calls == {"hidden": num_batches, "logits": 3 * (1 + 1 + 2 + 1) * num_batches}
     else:  # one for those that ask at every step, and again for the one that does not
         run = runs[2][0]
         asked = [run.kd_weight((s + 0.5) / run.num_steps) > 0 for s in range(run.num_steps)]
