@@ -94,6 +94,7 @@ def verdicts_table(results: Results) -> Table | None:
             verdict.source,
             verdict.published,
             _effect(verdict),
+            _shared(verdict),
             "" if verdict.effect is None else str(verdict.effect.num_pairs),
             "" if verdict.power is None else f"{verdict.power:.0%}",
             verdict.word,
@@ -101,10 +102,12 @@ def verdicts_table(results: Results) -> Table | None:
         )
         for verdict in results.verdicts
     )
-    columns = ("claim", "source", "published", "effect here [95%]", "pairs", "power", "verdict")
+    effects = ("effect here [95%]", "all at one rate")
+    columns = ("claim", "source", "published", *effects, "pairs", "power", "verdict")
     margins = ", ".join(f"{m:g}" for m in sorted({v.margin for v in results.verdicts}))
     note = (
         f"Effects in nats per token of test loss, treatment minus control; margin {margins}. "
+        "Each is at its own best learning rate; beside it, all at the one best for them together. "
         "Power: the chance that so many pairs show a difference as large as the margin, or, where "
         "none is claimed, exclude it."
     )
@@ -119,6 +122,8 @@ def verdicts_frame(results: Results) -> pd.DataFrame:
 def _row(verdict: Verdict) -> dict[str, Any]:
     effect = verdict.effect
     low, high = effect.interval() if effect else (None, None)
+    at_one = verdict.shared
+    shared_low, shared_high = at_one.interval() if at_one else (None, None)
     return {
         "claim": verdict.name,
         "says": verdict.says,
@@ -129,6 +134,10 @@ def _row(verdict: Verdict) -> dict[str, Any]:
         "effect": effect and effect.mean,
         "effect/low": low,
         "effect/high": high,
+        "effect_at_one_rate": at_one and at_one.mean,
+        "effect_at_one_rate/low": shared_low,
+        "effect_at_one_rate/high": shared_high,
+        "one_rate": verdict.shared_rate,
         "standard_error": effect and effect.error,
         "degrees_of_freedom": effect and effect.dof,
         "num_pairs": effect.num_pairs if effect else 0,
@@ -145,3 +154,10 @@ def _effect(verdict: Verdict) -> str:
     if verdict.effect is None:
         return ""
     return interval_text(verdict.effect.mean, *verdict.effect.interval(), digits=4)
+
+
+def _shared(verdict: Verdict) -> str:
+    if verdict.shared is None:
+        return ""
+    effect = interval_text(verdict.shared.mean, *verdict.shared.interval(), digits=4)
+    return f"{effect} at {verdict.shared_rate:g}"

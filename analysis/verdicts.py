@@ -30,7 +30,10 @@ class Verdict:
     Attributes:
         word: one of ``WORDS``; own_word: where the source's definition is not to be had, what
             holds for pdx's.
-        effect: test loss of the treatment minus the control's, nats per token; None: no pairs.
+        effect: test loss of the treatment minus the control's, nats per token, each at its own best
+            learning rate; None: no pairs.
+        shared, shared_rate: the same with all at the one rate that is best for them together; None
+            where no rate was tried for all.
             Its pairs are seeds, or teachers where the cells have several seeds of them.
         p_difference, p_equivalence: Holm-adjusted over the file's claims.
         power: chance to see a difference as large as the margin, or to exclude it for one of none.
@@ -46,6 +49,8 @@ class Verdict:
     word: str
     own_word: str | None
     effect: Contrast | None
+    shared: Contrast | None
+    shared_rate: float | None
     p_difference: float | None
     p_equivalence: float | None
     power: float | None
@@ -80,14 +85,14 @@ def judge(claims: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> list[Verdi
     noise = sweep_noise(runs)
     found = [_contrast_of(claim, runs, noise) for claim in claims]
     p_values: list[float] = []
-    for claim, (effect, _) in zip(claims, found, strict=True):
+    for claim, (effect, *_) in zip(claims, found, strict=True):
         if effect is not None:
             p_values += [_p_difference(claim, effect), effect.p_within(claim["margin"])]
     adjusted = iter(holm(p_values))
     verdicts = []
-    for claim, (effect, cells) in zip(claims, found, strict=True):
+    for claim, (effect, cells, shared) in zip(claims, found, strict=True):
         p = (next(adjusted), next(adjusted)) if effect is not None else (None, None)
-        verdicts.append(_verdict(claim, effect, cells, p))
+        verdicts.append(_verdict(claim, effect, cells, shared, p))
     return verdicts
 
 
@@ -119,8 +124,18 @@ def _done(runs: pd.DataFrame) -> pd.Series:
     return (runs["status"] == "complete") & runs[CHOSEN_ON].notna() & runs[JUDGED_ON].notna()
 
 
-def _cell(runs: pd.DataFrame) -> Cell | None:
-    rate = best_rate(runs)
+def shared_rate(cells: Sequence[pd.DataFrame]) -> float | None:
+    """The rate at which the cells' mean val losses are lowest together, of those that all tried."""
+    losses = []
+    for runs in cells:
+        done = runs[_done(runs)]
+        rates = done["learning_rate"].astype(float)
+        losses.append(done[CHOSEN_ON].astype(float).groupby(rates).mean())
+    together = pd.concat(losses, axis=1, join="inner").mean(axis=1)
+    return None if together.empty else float(together.idxmin())
+
+
+def _cell(runs: pd.DataFrame, rate: float | None) -> Cell | None:
     if rate is None:
         return None
     planned = sorted(set(runs["learning_rate"].dropna().astype(float)))
@@ -140,19 +155,27 @@ def _cell(runs: pd.DataFrame) -> Cell | None:
 
 def _contrast_of(
     claim: Mapping[str, Any], runs: pd.DataFrame, noise: Noise
-) -> tuple[Contrast | None, dict[str, Cell]]:
+) -> tuple[Contrast | None, dict[str, Cell], tuple[Contrast | None, float | None]]:
+    """The effect, its cells at their own best rates, and the effect at one rate for all."""
     if claim["not_testable"]:
-        return None, {}
-    cells, signed = {}, []
-    for spec in claim["cells"]:
-        cell = _cell(runs[runs["run_id"].isin(spec["runs"])])
-        if cell is None:
-            return None, {}
-        cells[spec["name"]] = cell
-        signed.append((spec["sign"], cell.losses))
-    pairs, by_teacher = over_teachers(signed)
+        return None, {}, (None, None)
+    own = [runs[runs["run_id"].isin(spec["runs"])] for spec in claim["cells"]]
+    signs = [spec["sign"] for spec in claim["cells"]]
+    cells = [_cell(one, best_rate(one)) for one in own]
+    rate = shared_rate(own)
+    shared = _signed(signs, [_cell(one, rate) for one in own], noise)
+    names = [spec["name"] for spec in claim["cells"]]
+    known = {name: cell for name, cell in zip(names, cells, strict=True) if cell is not None}
+    return _signed(signs, cells, noise), known, (shared, None if shared is None else rate)
+
+
+def _signed(signs: Sequence[int], cells: Sequence[Cell | None], noise: Noise) -> Contrast | None:
+    if any(cell is None for cell in cells):
+        return None
+    found = [(s, cell.losses) for s, cell in zip(signs, cells, strict=True) if cell is not None]
+    pairs, by_teacher = over_teachers(found)
     # noise pooled over a sweep is of runs given their teacher, and says nothing of teachers
-    return contrast(pairs, Noise(sd=float("nan"), dof=0) if by_teacher else noise), cells
+    return contrast(pairs, Noise(sd=float("nan"), dof=0) if by_teacher else noise)
 
 
 def _p_difference(claim: Mapping[str, Any], effect: Contrast) -> float:
@@ -164,6 +187,7 @@ def _verdict(
     claim: Mapping[str, Any],
     effect: Contrast | None,
     cells: dict[str, Cell],
+    shared: tuple[Contrast | None, float | None],
     p: tuple[float, float] | tuple[None, None],
 ) -> Verdict:
     word, notes = CANNOT, []
@@ -192,6 +216,8 @@ def _verdict(
         word=word,
         own_word=own_word,
         effect=effect,
+        shared=shared[0],
+        shared_rate=shared[1],
         p_difference=p[0],
         p_equivalence=p[1],
         power=power,

@@ -117,6 +117,25 @@ def test_a_clear_effect_gets_its_word(effect: float, expect: str, word: str):
     assert "given this teacher" in found.notes
 
 
+@pytest.mark.parametrize(
+    ("raised", "rate", "there", "own"), [(0.004, 0.002, 0.1, -0.1), (0.002, 0.004, -0.3, -0.15)]
+)
+def test_beside_each_at_its_own_rate_stands_all_at_one(
+    raised: float, rate: float, there: float, own: float
+):
+    """A recipe that wants twice the control's rate: at one rate it gains more, or loses."""
+    runs = runs_of(-0.1, best={"treatment": 0.004})
+    where = (runs["recipe"] == "control") & (runs["learning_rate"] == raised)
+    runs.loc[where, ["val/loss", "test/loss"]] += 0.05  # else two rates would do as well
+    found = verdict_of(runs, "treatment")
+    assert found.effect is not None and found.shared is not None and found.shared_rate == rate
+    assert found.effect.mean == pytest.approx(own, abs=0.01)
+    assert found.shared.mean == pytest.approx(there, abs=0.01)
+    apart = runs[(runs["recipe"] != "control") ^ (runs["learning_rate"] == 0.002)]
+    found = verdict_of(apart, "treatment")
+    assert found.effect is not None and (found.shared, found.shared_rate) == (None, None)
+
+
 def test_what_has_no_runs_or_is_said_to_be_untestable_is_not_guessed():
     runs = runs_of(-0.1)
     assert verdict_of(runs, "treatment", not_testable="no accuracies").word == NOT_TESTABLE
