@@ -61,8 +61,7 @@ def test_a_store_of_the_growth_table_is_read_back(tmp_path: Path):
 
 def test_capture_measures_every_kind(monkeypatch: pytest.MonkeyPatch):
     capture = script("capture")
-    monkeypatch.setitem(capture.TEACHERS["cpu"], "least", (32, 1, 128))
-    monkeypatch.setattr(capture, "TOKENS", 1_024)
+    monkeypatch.setitem(capture.TEACHERS["cpu"], "least", (32, 1, 128, 1_024))
     found = capture.measure("least", "cpu", 1)
     assert list(found) == ["bare", *capture.KINDS] and all(
         f[0]["seconds"] > 0 for f in found.values()

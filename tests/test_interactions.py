@@ -12,6 +12,7 @@ from pdx.analysis.interaction_map import interaction_map, interactions_table
 from pdx.analysis.interactions import LEAST_RUNS, interactions, pairs_of
 from pdx.analysis.panels import FIGURES
 from pdx.analysis.report import render
+from pdx.analysis.tables import optimal_size_table
 
 SD = 0.05
 FEW = 299  # permutations, where many searches are looked at
@@ -135,7 +136,7 @@ def test_a_report_tells_what_mattered_together_or_why_not():
     drawn = interaction_map(results)
     assert drawn is not None and drawn.name == "interactions" and interaction_map in FIGURES
     assert [set(pair) for pair in found(drawn.data)] == [{"tail", "top_k"}]
-    page = html.unescape(render(results, [], []))
+    page = html.unescape(render(results, [], [], optimal_size_table(results)))
     assert "What mattered together" in page and "none beyond chance" in page
     few = read(search(LEAST_RUNS - 1))
     assert interactions(few) is None and interaction_map(few) is None
