@@ -31,10 +31,10 @@ class Verdict:
         word: one of ``WORDS``; own_word: where the source's definition is not to be had, what
             holds for pdx's.
         effect: test loss of the treatment minus the control's, nats per token, each at its own best
-            learning rate; None: no pairs.
+            learning rate; None: no pairs. Its pairs are seeds, or teachers where the cells have
+            several seeds of them.
         shared, shared_rate: the same with all at the one rate that is best for them together; None
             where no rate was tried for all.
-            Its pairs are seeds, or teachers where the cells have several seeds of them.
         p_difference, p_equivalence: Holm-adjusted over the file's claims.
         power: chance to see a difference as large as the margin, or to exclude it for one of none.
         notes: what the word rests on; confounds last.
