@@ -41,7 +41,7 @@ def bytes_to_train(num_params: int, env: Env) -> int:
 
 
 def check_memory(run: Run, env: Env, here: Room | None = None) -> None:
-    """Refuse a student, or a teacher trained here, that cannot be held.
+    """Refuse a student, or a teacher that is still to be trained here, that cannot be held.
 
     Raises:
         ConfigError: with what it takes and what there is.
@@ -53,7 +53,8 @@ def check_memory(run: Run, env: Env, here: Room | None = None) -> None:
     trained = [("student", run.student)]
     for teacher in (run.teacher, run.evaluation_teacher):
         if isinstance(teacher, TrainedHere):
-            trained.append(("teacher", teacher.architecture(run)))
+            made = env.paths.model(run.teacher_id(teacher)).is_dir()
+            trained += [] if made else [("teacher", teacher.architecture(run))]
     here = here or room(env)
     for key, component in trained:
         shape = shape_of(component, vocab_size)

@@ -54,6 +54,10 @@ class Outputs:
         """The file that a run writes last: it is finished if and only if this exists."""
         return self.runs / run_id / "result.json"
 
+    def model(self, run_id: str) -> Path:
+        """Where the weights of a model that was trained here are, once it is whole."""
+        return self.runs / run_id / "model"
+
     def run_lock(self, run_id: str) -> Path:
         """The file that the process of a run holds locked for as long as it lives."""
         return self.runs / run_id / ".lock"

@@ -103,7 +103,7 @@ class Shared:
 
     def teacher_dir(self, teacher: Any) -> Path:
         """Where a trained teacher's weights are."""
-        return self.env.paths.runs / self.run.teacher_id(teacher) / "model"
+        return self.env.paths.model(self.run.teacher_id(teacher))
 
     def ensure_teacher(self, teacher: Any) -> None:
         """Train a teacher that is to be trained here, once."""

@@ -46,6 +46,8 @@ def test_a_student_and_a_teacher_are_refused_with_figures(run_here: Callable[...
     between = Room(16 * sum(shapes) // 2, "this machine")
     with pytest.raises(ConfigError, match=r"^teacher: its "):
         check_memory(run, env, between)
+    env.paths.model(run.teacher_id(run.teacher)).mkdir(parents=True)
+    check_memory(run, env, between)  # on another machine: it need not be trained again
     run, env = run_here("student=s10k", "loss=none", "teacher@eval_teacher=none")
     check_memory(run, env, between)
 

@@ -17,7 +17,7 @@ pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'pdx[s3]'
 pytest.importorskip("moto.server", reason="moto is not installed: pip install 'pdx[dev]'")
 
 Tiny = Callable[..., tuple[Run, Env]]
-SETTINGS = ["train.num_tokens=4096", "teacher.num_tokens=1024", "eval.num_tokens_teacher=0"]
+FEW = ["train.num_tokens=4096", "eval.num_tokens_teacher=0"]
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,37 @@ def test_a_corpus_in_a_bucket_is_the_same_corpus(bucket: str, tmp_path: Path):
         absent.identity()
 
 
+def test_a_teacher_in_a_bucket_is_the_same_teacher(tiny_at: Tiny, bucket: str, tmp_path: Path):
+    """One run, whether its teacher lies here or there, and the same word on the same tokens."""
+    import s3fs
+
+    saved, settings = tmp_path / "saved", [*FEW, "teacher=pretrained"]
+    plain = Shared.of(*tiny_at(tmp_path / "out", *FEW, "loss=none", "teacher=none"))
+    plain.run.student.init(32, plain.token_set.seq_len, 3).save_pretrained(saved)
+    plain.token_set.tokenizer().save_pretrained(saved)
+    (saved / "pytorch_model.bin").write_bytes(b"never loaded")
+    s3fs.S3FileSystem().put(str(saved), "pdx/teacher", recursive=True)
+    here, there = (
+        Shared.of(*tiny_at(tmp_path / "out", *settings, f"teacher.path={path}"))
+        for path in (saved, f"{bucket}/teacher")
+    )
+    assert there.run.run_id == here.run.run_id and there.store_dir == here.store_dir
+    assert not list(there.run.teacher.directory.glob("*.bin")), "a pickle was fetched"
+    there.ensure_store(32)
+    here.verify_store()
+    with pytest.raises(DataError, match=r"teacher\.path=s3://pdx/none/\*: matches no file"):
+        assert tiny_at(tmp_path / "out", *settings, f"teacher.path={bucket}/none")[0].run_id
+
+
 def test_a_store_is_shared_in_a_bucket(
     tiny_at: Tiny, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """One machine captures, another fetches the same bytes and needs no teacher."""
     import s3fs
 
-    run, env = taught(*tiny_at(tmp_path / "one", *SETTINGS, "store.hidden_layers=[-1]"))
+    run, env = taught(
+        *tiny_at(tmp_path / "one", *FEW, "teacher.num_tokens=1024", "store.hidden_layers=[-1]")
+    )
     one = Shared.of(run, replace(env, shared_stores=f"{bucket}/stores"))
     one.ensure_store(64)
     names = {f.name: f.read_bytes() for f in one.store_dir.glob("*.bin")}
