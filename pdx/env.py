@@ -44,6 +44,9 @@ class Env:
             for before they are captured, and put once they are; null for none.
         tflops: model FLOPs that one slot does in a second, in 1e12, for the hours of a plan; null
             if it is not known.
+        compile_capture: whether torch.compile makes one pass over the vocabulary of the ten that a
+            capture takes, which wants a C compiler; null: on a GPU. The last bits of what is kept
+            in float32 may differ, as they do between devices.
         isolation: ``forkserver`` gives each run of a sweep a process of its own; ``inline`` runs
             it in the worker, for launchers whose processes may not have children.
         checkpoint_seconds: least time between two checkpoints.
@@ -63,6 +66,7 @@ class Env:
     storage: str | None
     shared_stores: str | None
     tflops: float | None
+    compile_capture: bool | None
     isolation: str
     checkpoint_seconds: float
     max_retries: int

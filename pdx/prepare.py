@@ -204,9 +204,17 @@ class Shared:
             teacher = self.load_teacher(self.run.teacher)
             kind.check_layers(teacher.model.config.num_hidden_layers)
             batch_windows = max(1, CAPTURE_BATCH_TOKENS // layout.seq_len)
-            capture(store, windows, teacher, num_windows, batch_windows, size)
+            capture(
+                store, windows, teacher, num_windows, batch_windows, size, self.compiles_capture
+            )
         if url is not None:
             push(store, url, num_windows)
+
+    @property
+    def compiles_capture(self) -> bool:
+        """Whether what a store keeps of the logits is compiled."""
+        asked = self.env.compile_capture
+        return self.device.type == "cuda" if asked is None else asked
 
     def open_store(self) -> Store:
         """This run's store, captured if need be."""

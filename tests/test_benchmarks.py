@@ -63,7 +63,7 @@ def test_capture_measures_every_kind(monkeypatch: pytest.MonkeyPatch):
     capture = script("capture")
     monkeypatch.setitem(capture.TEACHERS["cpu"], "least", (32, 1, 128, 1_024))
     found = capture.measure("least", "cpu", 1)
-    assert list(found) == ["bare", *capture.KINDS] and all(
+    assert list(found) == ["bare", *capture.CASES] and all(
         f[0]["seconds"] > 0 for f in found.values()
     )
 

@@ -19,6 +19,8 @@ import pytest
 import torch
 from numerics import TAILS, Said, component, context, logits, taught, word
 from served import serve
+from torch._dynamo.utils import counters
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from pdx.config import Run, config_of
 from pdx.env import Env
@@ -28,7 +30,7 @@ from pdx.files import read_json, write_json
 from pdx.frozen import load_model
 from pdx.prepare import Shared
 from pdx.signal import Rows
-from pdx.store import writer
+from pdx.store import columns, writer
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.format import FORMAT_VERSION, HEADER, INDEX, shard_path
 from pdx.store.ranks import write_ranks
@@ -92,8 +94,24 @@ def read(shared: Shared, directory: Path, *index: int) -> Rows:
 # ---- round trip ------------------------------------------------------------------------------
 
 
-def test_rows_equal_a_direct_computation(shared: Shared, exact: torch.Tensor):
-    index = [0, 99, 100, 511, 317]  # shards' edges, the short shard, out of order
+@pytest.fixture(params=[False, True], ids=["plain", "compiled"])
+def captured(request: pytest.FixtureRequest, shared: Shared, tmp_path: Path) -> Shared:
+    """The run's store, and one whose sums torch.compile made."""
+    if not request.param:
+        return shared
+    for kind in ("data", "runs"):
+        (tmp_path / kind).symlink_to(getattr(shared.env.paths, kind))
+    env = replace(shared.env, outputs=str(tmp_path), compile_capture=True)
+    compiled = replace(shared, env=env)
+    before = counters["stats"]["unique_graphs"]
+    compiled.ensure_store(512)
+    assert counters["stats"]["unique_graphs"] == before + 1, "one kernel for groups of any size"
+    assert compiled.store_dir.name == shared.store_dir.name != compiled.store_dir
+    return compiled
+
+
+def test_rows_equal_a_direct_computation(captured: Shared, exact: torch.Tensor):
+    shared, index = captured, [0, 99, 100, 511, 317]  # edges, the short shard, out of order
     rows, store = read(shared, shared.store_dir, *index), shared.open_store()
     wanted_NV = exact[index].reshape(-1, 32)
     top = wanted_NV.topk(6)
@@ -125,6 +143,20 @@ def test_rows_equal_a_direct_computation(shared: Shared, exact: torch.Tensor):
     for name, wanted_N in columns.items():
         found = torch.from_numpy(store.column(name, np.array(index)).reshape(-1))
         torch.testing.assert_close(found, wanted_N, **near)
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_do(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+):
+    def compiled(*_: Any) -> Any:
+        raise InductorError(InvalidCxxCompiler(), None)  # as it is when PATH has no compiler
+
+    monkeypatch.setattr(columns, "_compiled", lambda: compiled)
+    teacher, index_B = shared.load_teacher(shared.run.teacher), np.arange(2)
+    with pytest.raises(
+        ConfigError, match=r"^env\.compile_capture: .*No working C\+\+ compiler.*=f"
+    ):
+        columns.reduce(shared.open_store(), shared.train_windows, teacher, index_B, compiled=True)
 
 
 def test_the_argmax_is_the_first_id(shared: Shared, exact: torch.Tensor):

@@ -1,12 +1,14 @@
 """What of a teacher's pass a store keeps, on its way from the device to the host."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pdx.data import Batch, Windows
+from pdx.errors import ConfigError
 from pdx.frozen import FrozenTeacher
 from pdx.reduce import cached_size, chunk_size
 from pdx.store.format import Part
@@ -21,6 +23,7 @@ def reduce(
     teacher: FrozenTeacher,
     index_B: np.ndarray,
     parts: Collection[Part] = (None,),
+    compiled: bool = False,
 ) -> tuple[dict[str, Tensor], "torch.cuda.Event | None"]:
     """What parts of a store keep of the windows ``index_B``, on its way to the host.
 
@@ -30,7 +33,7 @@ def reduce(
     batch = windows.batch(index_B).to(teacher.device)
     layers = [part for part in parts if part is not None]
     hidden_ND, states = teacher.states(batch, layers)
-    whole = _rows(store, teacher, batch, hidden_ND, index_B) if None in parts else {}
+    whole = _rows(store, teacher, batch, hidden_ND, index_B, compiled) if None in parts else {}
     for layer, states_BLD in zip(layers, states, strict=True):
         codes_BLD, steps_BLG = quantise(states_BLD)
         whole |= {f"codes@{layer}": codes_BLD.flatten(0, 1)}
@@ -54,6 +57,7 @@ def _rows(
     batch: Batch,
     hidden_ND: Tensor,
     index_B: np.ndarray,
+    compiled: bool,
 ) -> dict[str, Tensor]:
     """What a store keeps of the logits, formed chunk by chunk."""
     targets_N = batch.targets_BL.reshape(-1)
@@ -65,21 +69,23 @@ def _rows(
     for start in range(0, len(hidden_ND), size):
         stop = start + size
         logits_CV = teacher.logits(hidden_ND[start:stop]).float()
-        columns = columns_of(store, logits_CV, targets_N[start:stop], offset_N[start:stop])
+        chunk = (logits_CV, targets_N[start:stop], offset_N[start:stop])
+        columns = columns_of(store, *chunk, compiled)
         for name, column in columns.items():
             parts.setdefault(name, []).append(column)
     return {name: torch.cat(columns) for name, columns in parts.items()}
 
 
 def columns_of(
-    store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor
+    store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor, compiled: bool = False
 ) -> dict[str, Tensor]:
     """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
+    sums = _in_one_pass if compiled else float_columns
     parts: dict[str, list[Tensor]] = {}
     size = cached_size(logits_CV.shape[-1], logits_CV.device)
     for start in range(0, len(logits_CV), size):
         rows = slice(start, start + size)
-        columns = float_columns(logits_CV[rows], targets_C[rows], store.layout.temperatures)
+        columns = sums(logits_CV[rows], targets_C[rows], store.layout.temperatures)
         columns |= store.codec.reduce(logits_CV[rows], columns["lse@1"], offset_C[rows])
         for name, column in columns.items():
             parts.setdefault(name, []).append(column)
@@ -110,3 +116,30 @@ def float_columns(
     variance_C = torch.linalg.vecdot(around_CV, around_CV) / around_CV.shape[-1]
     columns["logit_std"] = variance_C.sqrt()
     return columns
+
+
+@cache
+def _compiled() -> Callable[..., dict[str, Tensor]]:
+    return torch.compile(float_columns)
+
+
+def _in_one_pass(
+    logits_CV: Tensor, targets_C: Tensor, temperatures: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """``float_columns`` from one kernel, made once for any number of rows.
+
+    Raises:
+        ConfigError: no compiler, or one that cannot.
+    """
+    from torch._dynamo import maybe_mark_dynamic
+    from torch._dynamo.exc import TorchDynamoException
+
+    maybe_mark_dynamic(logits_CV, 0)
+    maybe_mark_dynamic(targets_C, 0)
+    try:
+        return _compiled()(logits_CV, targets_C, temperatures)
+    except TorchDynamoException as err:
+        raise ConfigError(
+            f"env.compile_capture: torch.compile failed ({str(err).strip().splitlines()[0]}); "
+            "install a C compiler, or set env.compile_capture=false."
+        ) from err

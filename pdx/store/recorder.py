@@ -32,10 +32,11 @@ class Recorder:
 
     Args:
         first, stop: sequences of the training that are recorded, whole micro-batches of it.
+        compiled: as ``env.compile_capture``.
     """
 
-    def __init__(self, store: Store, first: int, stop: int) -> None:
-        self.store, self.first, self.stop = store, first, stop
+    def __init__(self, store: Store, first: int, stop: int, compiled: bool = False) -> None:
+        self.store, self.first, self.stop, self.compiled = store, first, stop, compiled
         self.parts = store.directory / "parts"
 
     def hear(self, sequence: int, batch: "MicroBatch") -> Hear | None:
@@ -48,7 +49,8 @@ class Recorder:
 
         def heard(start: int, stop: int, logits_CV: Tensor) -> None:
             offset_C = torch.arange(begin + start, begin + stop, device=logits_CV.device)
-            columns = columns_of(self.store, logits_CV.float(), targets_N[start:stop], offset_C)
+            chunk = (logits_CV.float(), targets_N[start:stop], offset_C)
+            columns = columns_of(self.store, *chunk, self.compiled)
             chunks.append({name: column.cpu().numpy() for name, column in columns.items()})
             if stop == len(targets_N):
                 self._keep(sequence, batch, chunks)
@@ -116,7 +118,8 @@ def ensure_recorded(shared: "Shared", store: Store, first: int, stop: int) -> No
     with locked(directory.parent / f"{directory.name}.lock"):
         if not layout.missing(directory, layout.num_windows):
             return
-        recorder, training = Recorder(store, first, stop), run.teacher.run(run)
+        recorder = Recorder(store, first, stop, shared.compiles_capture)
+        training = run.teacher.run(run)
         while not recorder.is_complete:
             again = None
             if env.paths.result(training.run_id).exists():

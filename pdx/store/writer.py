@@ -60,6 +60,7 @@ def capture(
     num_windows: int,
     batch_windows: int,
     bytes_per_token: float,
+    compiled: bool = False,
 ) -> None:
     """Write every missing shard that the first ``num_windows`` windows need.
 
@@ -67,6 +68,9 @@ def capture(
     written to a temporary name, fsynced and renamed: a killed capture resumes at the first missing
     one. Any number of processes may capture one store: each takes shards that nobody has locked.
     Batches begin at a shard's start, so who captures it makes no difference.
+
+    Args:
+        compiled: as ``env.compile_capture``.
 
     Raises:
         StoreError: the disk is full; what is whole stays.
@@ -98,7 +102,9 @@ def capture(
                     start, stop = layout.bounds(shard)
                     for first in range(start, stop, batch_windows):
                         index_B = np.arange(first, min(first + batch_windows, stop))
-                        columns, copied = reduce(store, windows, teacher, index_B, claim.blocks)
+                        columns, copied = reduce(
+                            store, windows, teacher, index_B, claim.blocks, compiled
+                        )
                         ring.put(Batch(claim, index_B, columns, copied, index_B[-1] + 1 == stop))
                         bar.update(len(index_B) * layout.seq_len)
             if not taken:  # all that is missing is being captured by others: wait for one
