@@ -31,6 +31,28 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # ---- one pass ----
+    Mutation(
+        "one pass: nothing is compiled",
+        "store/columns.py",
+        "_in_one_pass if compiled else float_columns",
+        "float_columns",
+        "store",
+    ),
+    Mutation(
+        "one pass: compiled anew for another number of rows",
+        "store/columns.py",
+        "    maybe_mark_dynamic(logits_CV, 0)\n",
+        "",
+        "store",
+    ),
+    Mutation(
+        "memory: a teacher that is made is weighed",
+        "memory.py",
+        "[] if made else ",
+        "",
+        "memory",
+    ),
     # ---- domains ----
     Mutation(
         "tail_aware: the mean of a window over what does not count",
