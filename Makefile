@@ -17,7 +17,7 @@ demo: $(STAMP)  ## train a teacher, distil students, write the report
 	$(BIN)/pdx train -m sweep=demo
 
 test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not install and not cluster'
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow and not install and not cluster'
 
 test-slow: $(STAMP)  ## longer checks: every sweep with its steps cut, more kills, planted bugs
 	$(BIN)/python -m pytest -m slow
