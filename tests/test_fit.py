@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.fitted import Fit
+from pdx.analysis.fitting.fitted import Fit
 from pdx.analysis.laws import law_named
 from pdx.cli import main
 
