@@ -150,7 +150,7 @@ def _named(
             raise _no_column(f"--map {name}={source}", source, table)
         given[name] = table[source]
         names[name] = source
-    needed = {c for law in laws for c in law.columns}
+    needed = dict.fromkeys(c for law in laws for c in law.columns)
     with np.errstate(all="ignore"):
         if {"C", "M"} <= set(given) and "N" not in given and "D" not in given:
             C, M = _number(given["C"]), _number(given["M"])
