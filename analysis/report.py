@@ -11,20 +11,21 @@ import pandas as pd
 
 from pdx.files import write_json, write_text
 
-from .captions import metric_label, slice_name
-from .compute import ACCOUNTINGS
-from .confirmed_table import confirmed_frame, confirmed_table
-from .distillation_tables import distillation_tables
-from .forest import verdicts_frame, verdicts_table
-from .interaction_map import interactions_table
-from .interactions import interactions
-from .panels import draw_all
-from .reading import does_not_show, shows
-from .records import Table, cost_table, fits_table, provenance, unfinished_table
-from .results import Results, analyse
-from .style import Drawn, as_svg, save
-from .table import write_table
-from .tables import best_tables, comparisons, optimal_size_table, settings_table
+from .figures.panels import draw_all
+from .figures.style import Drawn, as_svg, save
+from .questions.interactions import interactions
+from .questions.results import Results, analyse
+from .runs.accounting import ACCOUNTINGS
+from .runs.table import write_table
+from .tables.confirmed import confirmed_frame, confirmed_table
+from .tables.distillation import distillation_tables
+from .tables.interactions import interactions_table
+from .tables.labels import metric_label, slice_name
+from .tables.records import cost_table, fits_table, provenance, unfinished_table
+from .tables.results import best_tables, comparisons, optimal_size_table, settings_table
+from .tables.sentences import does_not_show, shows
+from .tables.table import Table
+from .tables.verdicts import verdicts_frame, verdicts_table
 
 
 @dataclass(frozen=True, kw_only=True)

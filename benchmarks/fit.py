@@ -38,10 +38,10 @@ def points() -> tuple[Any, Any, Any]:
 
 def ours(num: int) -> dict[str, float]:
     """Standard errors by the package's own bootstrap."""
-    from pdx.analysis.bootstrap import bootstrap
-    from pdx.analysis.fit import fit
+    from pdx.analysis.fitting.bootstrap import bootstrap
+    from pdx.analysis.fitting.fit import fit
+    from pdx.analysis.fitting.objectives import Objective
     from pdx.analysis.laws import law_named
-    from pdx.analysis.objectives import Objective
 
     N, D, loss = points()
     columns = {"N": N, "D": D}

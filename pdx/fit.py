@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> None:
     for target in (options.json, options.figure):
         if target is not None and not Path(target).resolve().parent.is_dir():
             raise ConfigError(f"{target}: its folder does not exist; make it first.")
-    from pdx.analysis.ask import answer  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.summary import summary  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.scaling.ask import answer  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.tables.fit import summary  # pyright: ignore[reportMissingImports]
 
     found = answer(_ask(options))
     if options.json == "-":
@@ -69,13 +69,13 @@ def main(arguments: list[str]) -> None:
         raw = {**found.to_json(), "command": command}
         write_text(Path(options.json), json.dumps(raw, indent=1, allow_nan=False) + "\n")
     if options.figure is not None and options.approaches:
-        from pdx.analysis.approaches_figure import (  # pyright: ignore[reportMissingImports]
+        from pdx.analysis.figures.approaches import (  # pyright: ignore[reportMissingImports]
             draw_approaches,
         )
 
         draw_approaches(found, Path(options.figure), options.level)
     elif options.figure is not None:
-        from pdx.analysis.fit_figure import draw_fit  # pyright: ignore[reportMissingImports]
+        from pdx.analysis.figures.fit import draw_fit  # pyright: ignore[reportMissingImports]
 
         draw_fit(found, Path(options.figure))
 
@@ -162,15 +162,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _ask(options: argparse.Namespace) -> Any:
-    from pdx.analysis.ask import (  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.fitting.fitted import Fit  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.fitting.objectives import Objective  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.laws import laws  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.scaling.ask import (  # pyright: ignore[reportMissingImports]
         Ask,
         laws_named,
         supervised_by,
     )
-    from pdx.analysis.fitted import Fit  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.laws import laws  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.objectives import Objective  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.points import Request  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.scaling.points import Request  # pyright: ignore[reportMissingImports]
 
     if options.delta is not None and options.loss != "huber":
         raise ConfigError(f"--delta {options.delta:g}: is for --loss huber, not {options.loss}.")

@@ -47,14 +47,14 @@ def main(arguments: list[str]) -> None:
     metric = given.get("metric", "val/loss")
     if ("student" in given) == ("student.params" in given):
         raise ConfigError("student: give either student=NAME or student.params=NUMBER.")
-    from pdx.analysis.finished import (  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.predictions.finished import (  # pyright: ignore[reportMissingImports]
         of_teacher,
         read_runs,
         usual_tokens,
     )
-    from pdx.analysis.forecast import Target  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.predict import predict  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.predict_summary import summary  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.predictions.forecast import Target  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.predictions.predict import predict  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.tables.prediction import summary  # pyright: ignore[reportMissingImports]
 
     runs = read_runs(path, None if source else outputs.runs, metric)
     teacher_loss = (

@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> None:
     objectives = [o for o in options.objectives.split(",") if o]
     if len(objectives) not in (0, 2):
         raise ConfigError(f"--objectives {options.objectives}: a front takes two metrics.")
-    from pdx.analysis.foreign import (  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.questions.results import results_of  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.report import write_results  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.runs.foreign import (  # pyright: ignore[reportMissingImports]
         Reading,
         curves_read,
-        results_of,
     )
-    from pdx.analysis.report import write_results  # pyright: ignore[reportMissingImports]
     from pdx.tracking import attach_to, runs_of
 
     env = _env(options)

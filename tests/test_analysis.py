@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.aggregate import human, label_runs, mean_interval, roles
-from pdx.analysis.compute import ACCOUNTINGS
-from pdx.analysis.fit import Fit, fit
+from pdx.analysis.figures.panels import draw_all
+from pdx.analysis.fitting.fit import Fit, fit
 from pdx.analysis.laws import law_named
-from pdx.analysis.panels import draw_all
-from pdx.analysis.reading import does_not_show, shows
+from pdx.analysis.questions.results import Results, analyse
 from pdx.analysis.report import remake_command, shown_command, write_report
-from pdx.analysis.results import Results, analyse
-from pdx.analysis.table import load_plan, load_runs, write_table
+from pdx.analysis.runs.accounting import ACCOUNTINGS
+from pdx.analysis.runs.labels import human, label_runs, roles
+from pdx.analysis.runs.seeds import mean_interval
+from pdx.analysis.runs.table import load_plan, load_runs, write_table
+from pdx.analysis.tables.sentences import does_not_show, shows
 from pdx.errors import SweepError
 
 SIZES = {"s10k": 11_000, "s30k": 31_000, "s100k": 98_000, "s300k": 310_000, "s1m": 980_000}

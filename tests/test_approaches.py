@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.approaches import Approach, disagreement, envelope, isoflop, surface
-from pdx.analysis.bootstrap import bootstrap
-from pdx.analysis.fit import fit
+from pdx.analysis.fitting.bootstrap import bootstrap
+from pdx.analysis.fitting.fit import fit
+from pdx.analysis.fitting.objectives import Objective
 from pdx.analysis.laws import law_named
-from pdx.analysis.objectives import Objective
+from pdx.analysis.scaling.approaches import Approach, disagreement, envelope, isoflop, surface
 from pdx.cli import main
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "laws" / "chinchilla.csv"

@@ -27,6 +27,7 @@ from pdx.paths import conf_dir
 __all__ = ["finished"]
 
 ROOT = Path(cli.__file__).parent.parent
+ANALYSIS = ROOT / "analysis"
 HEAVY = {"hydra", "omegaconf", "torch", "mlflow", "optuna", "numpy", "pandas", "transformers"}
 
 Pdx = Callable[..., tuple[int, str, str]]
@@ -122,6 +123,34 @@ def test_analysis_reads_tables_and_cost_needs_no_torch():
     assert not users_of("torch", "analysis") | users_of("hydra", "analysis")
     assert not users_of("transformers", "analysis") | users_of("omegaconf", "analysis")
     assert not {n.split(".")[0] for n in imports(ROOT / "pdx" / "cost.py")} & {"torch", "numpy"}
+
+
+def test_folders_of_analysis_build_in_one_direction():
+    """Their order stands in analysis/__init__.py; in each of theirs, what that folder builds on."""
+    order = said_of(ANALYSIS, r"those before it: ([^;]*);")
+    assert sorted(order) == sorted(file.parent.name for file in ANALYSIS.glob("*/__init__.py"))
+    for place, name in enumerate(order):
+        builds_on = set(said_of(ANALYSIS / name, r"Builds on ([^.]*)\.")) - {"nothing"}
+        assert builds_on <= set(order[:place]), f"{name} builds on what comes after it"
+        assert neighbours(ANALYSIS / name) == builds_on, f"{name}: imports and docstring differ"
+
+
+def said_of(folder: Path, where: str) -> list[str]:
+    """The names of folders that a folder's docstring lists."""
+    doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    (found,) = re.findall(where, doc)
+    return [name for name in re.findall(r"\w+", found) if name != "and"]
+
+
+def neighbours(folder: Path) -> set[str]:
+    """What the files of one of analysis's folders import of analysis outside it."""
+    found = set()
+    for file in folder.glob("*.py"):
+        assert not [name for name in imports(file) if name.startswith("pdx.analysis")]
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level > 1:
+                found |= {(node.module or alias.name).split(".")[0] for alias in node.names}
+    return found
 
 
 def test_the_loop_knows_neither_sweeps_nor_records():

@@ -12,13 +12,13 @@ import optuna
 import pytest
 from test_search import RANDOM, plan_of, write
 
-from pdx.analysis.confirmed import HIGHER, LOWER, Confirmed
-from pdx.analysis.confirmed_table import confirmed_frame
-from pdx.analysis.reading import shows
+from pdx.analysis.questions.confirmed import HIGHER, LOWER, Confirmed
+from pdx.analysis.questions.results import Results, analyse
+from pdx.analysis.questions.verdicts import CANNOT
 from pdx.analysis.report import render
-from pdx.analysis.results import Results, analyse
-from pdx.analysis.tables import optimal_size_table
-from pdx.analysis.verdicts import CANNOT
+from pdx.analysis.tables.confirmed import confirmed_frame
+from pdx.analysis.tables.results import optimal_size_table
+from pdx.analysis.tables.sentences import shows
 from pdx.config import run_of_resolved
 from pdx.env import Env
 from pdx.errors import SweepError

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdx.analysis.allocation import allocate
-from pdx.analysis.bootstrap import bootstrap
-from pdx.analysis.fit import fit
+from pdx.analysis.figures.style import CONTROL_COLOUR, PALETTE, RC, new_figure
+from pdx.analysis.fitting.bootstrap import bootstrap
+from pdx.analysis.fitting.fit import fit
+from pdx.analysis.fitting.objectives import Objective
 from pdx.analysis.laws import law_named
-from pdx.analysis.objectives import Objective
-from pdx.analysis.style import CONTROL_COLOUR, PALETTE, RC, new_figure
+from pdx.analysis.scaling.allocation import allocate
 
 DOCS = Path(__file__).parents[1] / "docs"
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}

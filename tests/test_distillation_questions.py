@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.aggregate import Roles, human
-from pdx.analysis.compute import ALL_ACCOUNTINGS, SECONDS, WALL_TIME, compare
-from pdx.analysis.distillation_tables import distillation_tables
-from pdx.analysis.gain_trends import RATIO, TEACHER_LOSS, TEACHER_SIZE, trends
 from pdx.analysis.laws.chinchilla import ChinchillaGamma
 from pdx.analysis.laws.distillation import PAPER, Distillation
-from pdx.analysis.multiplier import multipliers
-from pdx.analysis.split import best_teacher_loss, split_budget
-from pdx.analysis.taught import fit_taught, fit_untaught
-from pdx.analysis.teachers import CANNOT_TELL, best_teachers, gap
+from pdx.analysis.predictions.taught import fit_taught, fit_untaught
+from pdx.analysis.questions.gain_trends import RATIO, TEACHER_SIZE, trends
+from pdx.analysis.questions.multiplier import multipliers
+from pdx.analysis.questions.teachers import CANNOT_TELL, best_teachers, gap
+from pdx.analysis.runs.accounting import ALL_ACCOUNTINGS, SECONDS, WALL_TIME
+from pdx.analysis.runs.controls import compare
+from pdx.analysis.runs.labels import TEACHER_LOSS, Roles, human
+from pdx.analysis.scaling.split import best_teacher_loss, split_budget
+from pdx.analysis.tables.distillation import distillation_tables
 
 SIZE = "num_params_non_embedding"
 ROLES = Roles(seed="seed", sizes=("student",), learning_rates=(), tokens=(), recipe=())

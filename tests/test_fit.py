@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.fitted import Fit
-from pdx.analysis.laws import law_named
+from pdx.analysis.fitting.fitted import Fit
+from pdx.analysis.laws import law_named, laws
+from pdx.analysis.scaling.points import Request, read_points
 from pdx.cli import main
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "laws"
@@ -237,6 +238,15 @@ def test_the_json_holds_what_was_promised_and_round_trips(tmp_path: Path) -> Non
     assert again.predict(at)[0] == pytest.approx(
         law_named("chinchilla").predict(TRUTH, at)[0], rel=0.01
     )
+
+
+def test_columns_are_on_record_in_the_order_of_the_laws(tmp_path: Path) -> None:
+    """An order of strings in a set is another in every process: the same fit would differ."""
+    given = runs(U=1e9, L=3.0, L_T=2.5)
+    path, every = write(tmp_path, given), [law_named("chinchilla"), *laws().values()]
+    points, _, _ = read_points(path, Request(mapping={}), every)
+    expected = [*dict.fromkeys(column for law in every for column in law.columns), "loss"]
+    assert list(points.names) == expected and len(expected) > 6
 
 
 def test_options_reach_the_fit(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 from scipy import stats
 from test_report_any import read, run, search
 
-from pdx.analysis.interaction_map import interaction_map, interactions_table
-from pdx.analysis.interactions import LEAST_RUNS, interactions, pairs_of
-from pdx.analysis.panels import FIGURES
+from pdx.analysis.figures.interactions import interaction_map
+from pdx.analysis.figures.panels import FIGURES
+from pdx.analysis.questions.interactions import LEAST_RUNS, interactions, pairs_of
 from pdx.analysis.report import render
-from pdx.analysis.tables import optimal_size_table
+from pdx.analysis.tables.interactions import interactions_table
+from pdx.analysis.tables.results import optimal_size_table
 
 SD = 0.05
 FEW = 299  # permutations, where many searches are looked at

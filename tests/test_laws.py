@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pdx.analysis.allocation import allocate
-from pdx.analysis.bootstrap import bootstrap
-from pdx.analysis.fit import Fit, FitError, fit, problem_of
+from pdx.analysis.fitting.bootstrap import bootstrap
+from pdx.analysis.fitting.fit import Fit, FitError, fit, problem_of
+from pdx.analysis.fitting.objectives import KINDS, Objective
+from pdx.analysis.fitting.solve import solve
+from pdx.analysis.fitting.validate import cross_validate, fitter_like, folds_of
 from pdx.analysis.laws import UnknownLaw, law_named, laws
 from pdx.analysis.laws.law import Law
 from pdx.analysis.laws.user import user_law
-from pdx.analysis.objectives import KINDS, Objective
-from pdx.analysis.solve import solve
-from pdx.analysis.validate import cross_validate, fitter_like, folds_of
+from pdx.analysis.scaling.allocation import allocate
 
 LAWS = laws()
 SUPERVISED = {"E": 1.22, "A": 3355.0, "B": 18186.0, "alpha": 0.408, "beta": 0.431, "gamma": 0.452}

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdx.analysis.finished import of_teacher, read_runs, usual_tokens
-from pdx.analysis.forecast import Target, forecast
-from pdx.analysis.gains import crossing, slope_of
 from pdx.analysis.laws import law_named
 from pdx.analysis.laws.chinchilla import ChinchillaGamma
 from pdx.analysis.laws.distillation import Distillation
-from pdx.analysis.predict import Prediction, predict
-from pdx.analysis.predict_summary import summary
-from pdx.analysis.recommend import recommend
+from pdx.analysis.predictions.finished import of_teacher, read_runs, usual_tokens
+from pdx.analysis.predictions.forecast import Target, forecast
+from pdx.analysis.predictions.predict import Prediction, predict
+from pdx.analysis.predictions.recommend import recommend
+from pdx.analysis.questions.gains import crossing, slope_of
+from pdx.analysis.tables.prediction import summary
 from pdx.cli import main
 from pdx.errors import SweepError
 

@@ -10,14 +10,15 @@ from browser import CHROMIUM, Browser
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
-from pdx.analysis.foreign import Reading, curves_read, results_of
-from pdx.analysis.importance import _shares, importances
+from pdx.analysis.figures.panels import draw_all
+from pdx.analysis.figures.search import front, pareto_front
+from pdx.analysis.figures.style import new_figure, shared_legend
 from pdx.analysis.laws import law_named
-from pdx.analysis.panels import draw_all
+from pdx.analysis.questions.importance import _shares, importances
+from pdx.analysis.questions.results import results_of
 from pdx.analysis.report import write_results
-from pdx.analysis.search_figures import front, pareto_front
-from pdx.analysis.style import new_figure, shared_legend
-from pdx.analysis.tables import optimal_size_table
+from pdx.analysis.runs.foreign import Reading, curves_read
+from pdx.analysis.tables.results import optimal_size_table
 from pdx.cli import main
 from pdx.errors import SweepError
 

@@ -11,11 +11,13 @@ from scipy import stats
 from test_search import SEARCH, plan_of, write
 from test_verdicts import claim
 
-from pdx.analysis.aggregate import aggregate, label_runs, roles
-from pdx.analysis.compute import ACCOUNTINGS, compare, differences
-from pdx.analysis.contrasts import over_teachers
-from pdx.analysis.table import Plan as Table
-from pdx.analysis.verdicts import CANNOT, SAME, Verdict, judge
+from pdx.analysis.questions.contrasts import over_teachers
+from pdx.analysis.questions.verdicts import CANNOT, SAME, Verdict, judge
+from pdx.analysis.runs.accounting import ACCOUNTINGS
+from pdx.analysis.runs.controls import compare, differences
+from pdx.analysis.runs.labels import label_runs, roles
+from pdx.analysis.runs.seeds import aggregate
+from pdx.analysis.runs.table import Plan as Table
 from pdx.config import Run
 from pdx.errors import SweepError
 from pdx.feed import Feed

@@ -414,7 +414,7 @@ def test_the_isoflop_sweep_holds_its_compute(
     compose_cfg: Callable[..., Any], tmp_path: Path, scale: str
 ):
     """Each budget is one 6ND to 1%, as `pdx fit --approaches` wants it, with 5 sizes or more."""
-    from pdx.analysis.parabolas import budgets_of
+    from pdx.analysis.scaling.parabolas import budgets_of
 
     def compose(overrides: list[str]) -> Any:
         kept = [o for o in overrides if not o.startswith("data")]  # a hub needs a network

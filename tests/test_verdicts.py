@@ -14,12 +14,10 @@ import yaml
 from scipy import stats
 from test_analysis import make_sweep, run_ids
 
-from pdx.analysis.contrasts import Contrast, Noise, contrast, holm, pooled_noise
-from pdx.analysis.forest import verdict_forest, verdicts_frame
-from pdx.analysis.report import render
-from pdx.analysis.results import analyse
-from pdx.analysis.tables import optimal_size_table
-from pdx.analysis.verdicts import (
+from pdx.analysis.figures.verdicts import verdict_forest
+from pdx.analysis.questions.contrasts import Contrast, Noise, contrast, holm, pooled_noise
+from pdx.analysis.questions.results import analyse
+from pdx.analysis.questions.verdicts import (
     CANNOT,
     NONE,
     NOT_TESTABLE,
@@ -30,6 +28,9 @@ from pdx.analysis.verdicts import (
     judge,
     sweep_noise,
 )
+from pdx.analysis.report import render
+from pdx.analysis.tables.results import optimal_size_table
+from pdx.analysis.tables.verdicts import verdicts_frame
 from pdx.errors import SweepError
 from pdx.paths import sweeps_dir
 from pdx.sweep.claims import Claim, claims_in, hold

@@ -1,4 +1,7 @@
-"""Scaling laws, one small class each; a class in a module of this folder is found by its name."""
+"""Scaling laws, one small class each; a class in a module of this folder is found by its name.
+
+Builds on nothing.
+"""
 
 from difflib import get_close_matches
 from importlib import import_module
