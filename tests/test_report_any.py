@@ -15,6 +15,7 @@ from pdx.analysis.figures.search import front, pareto_front
 from pdx.analysis.figures.style import new_figure, shared_legend
 from pdx.analysis.laws import law_named
 from pdx.analysis.questions.importance import _shares, importances
+from pdx.analysis.questions.interactions import interactions
 from pdx.analysis.questions.results import results_of
 from pdx.analysis.report import write_results
 from pdx.analysis.runs.foreign import Reading, curves_read
@@ -203,6 +204,22 @@ def test_settings_that_some_runs_lack_are_drawn_and_weighed() -> None:
     by = table.set_index("setting")
     assert by.loc["lr", "low"] > by.loc["lr", "chance"] and by.loc["form", "share"] > 0.1
     assert {"parallel_coordinates", "importance"} <= {figure.name for figure in draw_all(results)}
+
+
+def test_settings_that_move_together_are_weighed_as_one() -> None:
+    """Each by itself would explain nothing beside the other."""
+    runs = search()
+    for one in runs:
+        one["params"]["store"] = "all" if int(one["params"]["top_k"]) > 4 else "some"
+        one["metrics"]["eval_loss"] -= 0.3 * (one["params"]["store"] == "all")
+    results = read(runs)
+    table = importances(results)
+    assert table is not None
+    by = table.set_index("setting")
+    assert by.loc["top_k (with store)", "low"] > by.loc["top_k (with store)", "chance"]
+    assert sorted(by.index) == ["lr", "nothing", "tail", "top_k (with store)"]
+    pairs = interactions(results)
+    assert pairs is not None and set(pairs["setting"]) == set(by.index)
 
 
 def test_a_ladder_is_no_search() -> None:

@@ -5,6 +5,8 @@
 # pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
 # pyright: reportReturnType=false, reportOperatorIssue=false
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -35,14 +37,39 @@ def searched(results: Results) -> list[str]:
     return names
 
 
+def joint(columns: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """Settings that move together, as zipped axes do, as one.
+
+    Where one tells the value of another in every run, nobody can say which of them mattered: the
+    finer stands for both, as ``signal (with store)``.
+    """
+    groups = {name: groups_of(column) for name, column in columns.items()}
+    told: dict[str, list[str]] = {}
+    for name in sorted(columns, key=lambda name: -groups[name].max()):
+        by = next((n for n in told if _tells(groups[n], groups[name])), None)
+        if by is None:
+            told[name] = []
+        else:
+            told[by].append(name)
+    return {
+        f"{name} (with {', '.join(told[name])})" if told[name] else name: column
+        for name, column in columns.items()
+        if name in told
+    }
+
+
+def _tells(one: NDArray[np.intp], other: NDArray[np.intp]) -> bool:
+    return len(np.unique(np.column_stack([one, other]), axis=0)) == len(np.unique(one))
+
+
 def importances(results: Results, seed: int = 0) -> pd.DataFrame | None:
     """One row per setting: setting, share (omega squared), low, high, chance; largest share first.
 
     None where the runs are too few for the groups.
     """
-    names = searched(results)
+    columns = joint({name: results.complete[name] for name in searched(results)})
     loss = results.complete[results.metric].to_numpy(dtype=float)
-    groups = {name: groups_of(results.complete[name]) for name in names}
+    names, groups = list(columns), {name: groups_of(c) for name, c in columns.items()}
     num_columns = 1 + sum(int(g.max()) for g in groups.values())
     if not names or len(loss) < num_columns + LEAST_RUNS // 2:
         return None

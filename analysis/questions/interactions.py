@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .contrasts import holm
-from .importance import MAX_GROUPS, groups_of, searched
+from .importance import MAX_GROUPS, groups_of, joint, searched
 from .results import Results
 
 LEAST_RUNS = 40  # of a search; fewer leave two settings no room beside all others
@@ -45,10 +45,11 @@ def interactions(results: Results, seed: int = 0) -> pd.DataFrame | None:
     """One row per pair of settings, see `pairs_of`; None where the runs are too few for any."""
     runs = drawn_runs(results)
     names = [n for n in searched(results) if runs[n].astype(str).nunique() > 1]
-    if len(names) < 2 or len(runs) < LEAST_RUNS:
+    columns = joint({name: runs[name] for name in names})
+    if len(columns) < 2 or len(runs) < LEAST_RUNS:
         return None
     loss = runs[results.metric].to_numpy(dtype=float)
-    return pairs_of({name: runs[name] for name in names}, loss, seed)
+    return pairs_of(columns, loss, seed)
 
 
 def pairs_of(

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as the template prints it: every cell is text."""
+    """A table as the template prints it: every cell is text, lines after its first in small."""
 
     title: str
     note: str

@@ -18,28 +18,24 @@ def verdicts_table(results: Results) -> Table | None:
         return None
     rows = tuple(
         (
-            verdict.says,
-            verdict.source,
+            _lines(verdict.says, verdict.source),
             verdict.published,
-            _effect(verdict),
-            _shared(verdict),
+            _lines(_effect(verdict), _shared(verdict)),
             "" if verdict.effect is None else str(verdict.effect.num_pairs),
             "" if verdict.power is None else f"{verdict.power:.0%}",
-            verdict.word,
-            "; ".join(verdict.notes),
+            _lines(verdict.word, *verdict.notes),
         )
         for verdict in results.verdicts
     )
-    effects = ("effect here [95%]", "all at one rate")
-    columns = ("claim", "source", "published", *effects, "pairs", "power", "verdict")
+    columns = ("claim, source", "published", "effect here [95%]", "pairs", "power", "verdict")
     margins = ", ".join(f"{m:g}" for m in sorted({v.margin for v in results.verdicts}))
     note = (
         f"Effects in nats per token of test loss, treatment minus control; margin {margins}. "
-        "Each is at its own best learning rate; beside it, all at the one best for them together. "
+        "Each is at its own best learning rate; under it, all at the one best for them together. "
         "Power: the chance that so many pairs show a difference as large as the margin, or, where "
         "none is claimed, exclude it."
     )
-    return Table(title="Verdicts", note=note, columns=(*columns, "beside it"), rows=rows)
+    return Table(title="Verdicts", note=note, columns=columns, rows=rows)
 
 
 def verdicts_frame(results: Results) -> pd.DataFrame:
@@ -78,14 +74,18 @@ def _row(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _lines(*texts: str) -> str:
+    return "\n".join(filter(None, texts))
+
+
 def _effect(verdict: Verdict) -> str:
     if verdict.effect is None:
         return ""
-    return interval_text(verdict.effect.mean, *verdict.effect.interval(), digits=4)
+    return interval_text(verdict.effect.mean, *verdict.effect.interval())
 
 
 def _shared(verdict: Verdict) -> str:
     if verdict.shared is None:
         return ""
-    effect = interval_text(verdict.shared.mean, *verdict.shared.interval(), digits=4)
-    return f"{effect} at {verdict.shared_rate:g}"
+    effect = interval_text(verdict.shared.mean, *verdict.shared.interval())
+    return f"at {verdict.shared_rate:g}: {effect}"
