@@ -1,9 +1,5 @@
 """The heat map of settings that matter together."""
 
-# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false
-
 import numpy as np
 from matplotlib import colormaps
 

@@ -1,8 +1,5 @@
 """The forest plot of verdicts: each claim's effect, its interval, and what was published."""
 
-# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 from textwrap import fill
 from typing import Any
 

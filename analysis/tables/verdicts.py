@@ -1,8 +1,5 @@
 """Verdicts as a reader sees them: a row a claim, and every number of it."""
 
-# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 from typing import Any
 
 import pandas as pd
