@@ -134,7 +134,8 @@ def run_mlflow(outputs: Path) -> dict[str, float]:
     from pdx.build import build
     from pdx.files import write_text
     from pdx.paths import conf_dir
-    from pdx.tracking import RunLog, SweepLog
+    from pdx.tracking.run import RunLog
+    from pdx.tracking.sweep import SweepLog
 
     node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
     OmegaConf.update(node, "outputs", str(outputs))

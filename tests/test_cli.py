@@ -112,10 +112,10 @@ def users_of(package: str, *folders: str) -> set[str]:
     }
 
 
-def test_one_file_knows_mlflow_and_one_folder_optuna():
+def test_one_folder_knows_mlflow_and_one_optuna():
     sources = ("pdx", "hydra_plugins", "analysis")
-    assert users_of("mlflow", *sources) == {"pdx/tracking.py"}
-    assert {str(Path(p).parent) for p in users_of("optuna", *sources)} == {"pdx/sweep"}
+    for package, folder in (("mlflow", "pdx/tracking"), ("optuna", "pdx/sweep")):
+        assert {str(Path(p).parent) for p in users_of(package, *sources)} == {folder}
 
 
 def test_analysis_reads_tables_and_cost_needs_no_torch():
@@ -292,7 +292,7 @@ def test_an_unreachable_tracking_server_is_refused_before_any_work(
 
 
 def test_a_tracking_server_is_not_served_again(pdx: Pdx, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pdx.tracking.experiment_link", lambda env: "/#/experiments/7")
+    monkeypatch.setattr("pdx.tracking.connect.experiment_link", lambda env: "/#/experiments/7")
     monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("a second server"))
     status, said, _ = pdx("ui", "env.tracking_uri=http://tracker:5001/")
     assert status == 0

@@ -30,7 +30,9 @@ from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.pruning import Pruning
 from pdx.sweep.storage import open_storage
 from pdx.together import ALONE, Group, Seat
-from pdx.tracking import RunLog, SweepLog, load_stores
+from pdx.tracking.connect import load_stores
+from pdx.tracking.run import RunLog
+from pdx.tracking.sweep import SweepLog
 
 load_stores()
 

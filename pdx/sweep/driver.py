@@ -59,7 +59,7 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
         print(status_of(plan, env))
         return None
     if sweeper.action == "report":
-        from pdx.tracking import attach_to_sweep
+        from pdx.tracking.sweep import attach_to_sweep
 
         if (directory / "plan.json").exists():  # what trained it, with all that it said of env
             trained = load_plan(directory)
@@ -117,7 +117,7 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
     Raises:
         SweepError: another driver holds this sweep, or points failed (each named, with its reason).
     """
-    from pdx.tracking import SweepLog
+    from pdx.tracking.sweep import SweepLog
 
     directory = plan.directory(env)
     with locked(directory / "driver.lock", wait=False) as got, terminate_as_interrupt():

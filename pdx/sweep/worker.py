@@ -32,7 +32,8 @@ class Prepare:
         from pdx.known import known
         from pdx.prepare import ensure_all
         from pdx.provenance import checkout
-        from pdx.tracking import SweepLog, log_teacher
+        from pdx.tracking.run import log_teacher
+        from pdx.tracking.sweep import SweepLog
 
         use_threads(None)
         checkout()  # known from here on
