@@ -112,28 +112,28 @@ MUTATIONS = [
     # ---- a search's best on fresh seeds ----
     Mutation(
         "a search confirmed while some of it still runs",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "num_runs and controls",
         "num_runs",
         "confirm",
     ),
     Mutation(
         "a winner that broke a bound",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "and all(v <= 0 for v in t.constraints.values())",
         "",
         "confirm",
     ),
     Mutation(
         "a winner's control of another schedule",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "(_num_apart(c[1][0], winner), c[0])",
         "c[0]",
         "confirm",
     ),
     Mutation(
         "a control at any of its rates",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "best = min(means, key=lambda rate: means[rate])",
         "best = next(iter(means))",
         "confirm",
@@ -651,7 +651,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a slot that is shared is paid by each of a group",
-        "sweep/study.py",
+        "sweep/budget.py",
         'share = 1 / trial.user_attrs.get("group_size", 1)',
         "share = 1",
         "queue",

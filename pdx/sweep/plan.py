@@ -11,6 +11,7 @@ from pdx.errors import SweepError
 from pdx.files import digest, read_json, write_json
 
 PLAN_VERSION = 2
+CONFIRM = "confirm"  # the role of a run that confirms a search
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.placed import threads_here
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
 from pdx.sweep.presence import sign_on
-from pdx.sweep.study import Queue
+from pdx.sweep.queue import Queue
 
 
 @dataclass(frozen=True)
