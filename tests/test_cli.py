@@ -318,6 +318,21 @@ def test_a_search_is_asked_for_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_pa
     assert status == 1 and "hydra/sweeper/pruner=" in complaint, "a pruner has one objective"
 
 
+def test_bounds_of_a_search_are_named_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_path: Path):
+    """Their keys are the user's; what refuses a group names the bound that it has read."""
+    axis, search = {"optim.peak_lr": "interval(0.001, 0.1)"}, {"sampler": "random", "num_runs": 3}
+    Shell(tmp_path).write_sweep("free", axes=axis, search=search)
+    bounds = {"constraints": {"perf/peak_memory_gib": 2}}
+    Shell(tmp_path).write_sweep("bound", axes=axis, search=search | bounds)
+    asked = ["sweep=free", "hydra.sweeper.constraints={perf/peak_memory_gib:2}"]
+    for arguments in (asked, ["sweep=bound"]):
+        _, _, complaint = pdx("plan", "-m", *arguments, "hydra.sweeper.students_per_worker=2")
+        assert "perf/peak_memory_gib of runs that share a process" in complaint
+    for said in ("constraints={flops:much}", "constraint={flops:2}"):
+        status, _, complaint = pdx("plan", "-m", "sweep=free", f"hydra.sweeper.{said}")
+        assert status == 1 and complaint.startswith("ConfigError: ")
+
+
 def test_a_field_may_be_set_of_what_only_the_sweeps_file_chooses(pdx: Pdx, tmp_path: Path):
     """Hydra alone would set it in the plain config, whose loss has no such field."""
     Shell(tmp_path).write_sweep(
