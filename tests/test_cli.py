@@ -1,6 +1,7 @@
 """The verbs: what each prints, and what bad input gets before any training."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -331,6 +332,19 @@ def test_bounds_of_a_search_are_named_on_the_command_line_or_in_a_file(pdx: Pdx,
     for said in ("constraints={flops:much}", "constraint={flops:2}"):
         status, _, complaint = pdx("plan", "-m", "sweep=free", f"hydra.sweeper.{said}")
         assert status == 1 and complaint.startswith("ConfigError: ")
+
+
+def test_a_plan_says_what_its_evaluation_lacks_here(pdx: Pdx, monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    lacking = {"lm_eval"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *rest: None if n in lacking else found(n, *rest)
+    )
+    grid = [*TINY, "loss=none", "teacher@eval_teacher=none", "train.seed=0,1"]
+    assert pdx("plan", "-m", *grid)[0] == 0
+    status, said, complaint = pdx("plan", "-m", *grid, "eval=lm_eval")
+    assert status == 1 and "train.seed=1" in said, "the plan is shown nevertheless"
+    assert complaint.startswith("ConfigError: eval=lm_eval: the harness is not installed; run pip")
 
 
 def test_a_field_may_be_set_of_what_only_the_sweeps_file_chooses(pdx: Pdx, tmp_path: Path):

@@ -24,7 +24,7 @@ from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
-from pdx.sweep.plan import Plan, load_plan, pending, unfinished
+from pdx.sweep.plan import Plan, examples, load_plan, pending, unfinished
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
 from pdx.sweep.queue import Queue
@@ -55,8 +55,12 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
     check_groups(together, env, method)
     directory = plan.directory(env)
     if sweeper.action == "plan":
+        from pdx.prepare import check_evaluations
+
         print(describe(plan, env, together))
-        budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
+        todo = pending(plan, env)
+        budget.check_plan(plan, len(todo), hours_of(plan, env))
+        check_evaluations([p.config for p in [*todo, *examples(plan)]])
         return None
     if sweeper.action == "status":
         print(status_of(plan, env))

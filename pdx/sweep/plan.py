@@ -160,6 +160,12 @@ def pending(plan: Plan, env: Env) -> list[Point]:
     return unfinished(plan.points, env)
 
 
+def examples(plan: Plan) -> list[Point]:
+    """Of a search a run of each choice of groups that it may draw; none of a grid."""
+    search = plan.search
+    return [search.point(settings) for settings in search.examples()] if search else []
+
+
 def unfinished(points: Iterable[Point], env: Env) -> list[Point]:
     """Those of some points whose run is not finished."""
     return [p for p in points if not env.paths.result(p.run_id).exists()]

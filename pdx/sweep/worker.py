@@ -15,7 +15,7 @@ from pdx.sweep.groups import alike
 from pdx.sweep.isolated import PREPARED, Outcome, Task, run_isolated, run_together
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.placed import threads_here
-from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
+from pdx.sweep.plan import Plan, Point, drawn_points, examples, load_plan, pending, save_point
 from pdx.sweep.presence import sign_on
 from pdx.sweep.queue import Queue
 
@@ -38,8 +38,7 @@ class Prepare:
         use_threads(None)
         checkout()  # known from here on
         plan = load_plan(Path(self.directory))
-        templates = list(plan.search.examples()) if plan.search else []
-        drawn = [plan.search.point(settings) for settings in templates]
+        drawn = examples(plan)
         points = [*plan.points, *drawn]
         _, env = run_of_resolved(points[0].config)
         ensure_all([p.config for p in [*pending(plan, env), *drawn]])
