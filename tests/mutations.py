@@ -105,8 +105,8 @@ MUTATIONS = [
     Mutation(
         "domains: loss by domain of positions that do not count",
         "probes.py",
-        "_add(sums, domain_N[part][mask_C], [loss_C[mask_C]])",
-        "_add(sums, domain_N[part], [loss_C])",
+        "bins.add(domain_N[part][mask_C], loss_C[mask_C])",
+        "bins.add(domain_N[part], loss_C)",
         "domains",
     ),
     # ---- a search's best on fresh seeds ----
@@ -227,8 +227,8 @@ MUTATIONS = [
     Mutation(
         "probe: masked positions in the bins of entropy",
         "probes.py",
-        "_add(sums, bin_C[mask_C], [v[mask_C] for v in (loss_C, kl_C, entropy_C)])",
-        "_add(sums, bin_C, [loss_C, kl_C, entropy_C])",
+        "bins.add(bin_C[mask_C], *(v[mask_C] for v in (loss_C, kl_C, entropy_C)))",
+        "bins.add(bin_C, loss_C, kl_C, entropy_C)",
         "probes",
     ),
     Mutation(
@@ -1209,9 +1209,9 @@ MUTATIONS = [
     ),
     Mutation(
         "signed calibration error",
-        "evaluate.py",
-        "(bins[1] - bins[2]).abs().sum()",
-        "(bins[1] - bins[2]).sum().abs()",
+        "bins.py",
+        "(confidence - right).abs().sum()",
+        "(confidence - right).sum().abs()",
         "evaluate",
     ),
     Mutation(
