@@ -34,7 +34,7 @@ MUTATIONS = [
     # ---- domains ----
     Mutation(
         "tail_aware: the mean of a window over what does not count",
-        "signal.py",
+        "live.py",
         "(torch.cat(mass).view_as(mask_BL) * mask_BL).sum(-1)",
         "torch.cat(mass).view_as(mask_BL).sum(-1)",
         "losses",
@@ -339,7 +339,7 @@ MUTATIONS = [
     ),
     Mutation(
         "gradient into the teacher",
-        "signal.py",
+        "live.py",
         "return upcast(self.head(self.hidden_ND[start:stop])).detach()",
         "return upcast(self.head(self.hidden_ND[start:stop]))",
         "signal",
