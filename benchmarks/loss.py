@@ -125,10 +125,12 @@ def _pdx(
 ) -> Callable[[], Any]:
     import torch
 
+    from pdx.live import LiveSignal
     from pdx.losses.forward_kl import ForwardKL
     from pdx.models import Head
     from pdx.reduce import backward
-    from pdx.signal import Context, Facts, LiveSignal, Rows
+    from pdx.rows import Facts, Rows
+    from pdx.signal import Context
     from pdx.signals.full import Full
     from pdx.signals.topk import TopK
     from pdx.temperature import Constant

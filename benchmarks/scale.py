@@ -58,15 +58,16 @@ def run_sweep(num_points: int, storage: str | None, outputs: Path) -> dict[str, 
 
     from hydra_plugins.pdx_sweeper import register
     from pdx.paths import conf_dir
-    from pdx.sweep import study as study_module
+    from pdx.sweep import studies as studies_module
     from pdx.sweep import worker as worker_module
     from pdx.sweep.budget import Budget
     from pdx.sweep.definition import define
     from pdx.sweep.isolated import Outcome
     from pdx.sweep.plan import load_plan
     from pdx.sweep.planner import make_plan
+    from pdx.sweep.queue import Queue
+    from pdx.sweep.standing import standing_of
     from pdx.sweep.storage import open_storage
-    from pdx.sweep.study import Queue
     from pdx.sweep.worker import Worker
 
     watch = Stopwatch()
@@ -85,7 +86,7 @@ def run_sweep(num_points: int, storage: str | None, outputs: Path) -> dict[str, 
 
     # Threads stand for processes: what each of these would read for itself is timed apart.
     worker_module.load_plan = lambda directory: plan
-    study_module.open_storage = lambda url, directory: queue.storage
+    studies_module.open_storage = lambda url, directory: queue.storage
     Worker._run = lambda self, task: Outcome("complete", [1.0])  # type: ignore[method-assign]
     worker = Worker(
         directory=str(directory),
@@ -111,8 +112,8 @@ def run_sweep(num_points: int, storage: str | None, outputs: Path) -> dict[str, 
     began = time.perf_counter()
     watch("work", work)
     wall = time.perf_counter() - began
-    found = watch("count", queue.counts)
-    study_module.open_storage = open_storage
+    found = watch("count", lambda: standing_of(queue).counts)
+    studies_module.open_storage = open_storage
     watch("replay", lambda: Queue(directory, plan, storage).num_told())
     assert found["complete"] == sum(counts) == len(plan.points), (found, sum(counts))
     per_point = {f"ms_{step}": 1000 * watch.seconds[step] / len(plan.points) for step in STEPS}
@@ -134,7 +135,8 @@ def run_mlflow(outputs: Path) -> dict[str, float]:
     from pdx.build import build
     from pdx.files import write_text
     from pdx.paths import conf_dir
-    from pdx.tracking import RunLog, SweepLog
+    from pdx.tracking.run import RunLog
+    from pdx.tracking.sweep import SweepLog
 
     node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
     OmegaConf.update(node, "outputs", str(outputs))

@@ -224,7 +224,7 @@ def _ui(arguments: list[str]) -> None:
     _refuse_rest("ui", rest, "env.outputs, env.tracking_uri, port")
     port = ours.pop("port", "5000")
     env = _env(ours)
-    from pdx.tracking import experiment_link
+    from pdx.tracking.connect import experiment_link
 
     if env.mlflow_server is not None:
         print(f"MLflow is served already: {env.mlflow_server}{experiment_link(env)}")

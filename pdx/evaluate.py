@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pdx.bins import Reliability
 from pdx.build import check
 from pdx.files import publish, read_json, require_space, write_json
 from pdx.models import Head, head_of, hidden_states
@@ -216,7 +217,7 @@ def compare(
     device = ranks.device
     student_head, teacher_head = head_of(model), reference.head(device)
     kl, agree, valid = torch.zeros((), dtype=torch.float64, device=device), 0, 0
-    bins = torch.zeros(3, num_bins, dtype=torch.float64, device=device)  # count, confidence, right
+    curve = Reliability(num_bins, device)
     for start, batch, hidden_ND in passes(model, windows, reference.manifest["num_windows"], ranks):
         stop = start + batch.tokens_BL.shape[0]
         teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[start:stop]))
@@ -230,19 +231,15 @@ def compare(
             kl += kl_C[mask_C].double().sum()
             top_C = student_CV.argmax(-1)[mask_C]
             agree += int((top_C == teacher_CV.argmax(-1)[mask_C]).sum())
-            right_C = (top_C == targets_N[part][mask_C]).double()
             confidence_C = student_CV.amax(-1)[mask_C].exp().double()
-            bin_C = (confidence_C * num_bins).long().clamp(max=num_bins - 1)
-            for row, value in enumerate((torch.ones_like(right_C), confidence_C, right_C)):
-                bins[row].index_add_(0, bin_C, value)
+            curve.add(confidence_C, top_C == targets_N[part][mask_C])
         valid += int(mask_N.sum())
     model.train()
-    ranks.add(kl, bins)
+    ranks.add(kl, curve.bins.sums)
     agree, valid = ranks.total(agree), ranks.total(valid)
-    ece = float((bins[1] - bins[2]).abs().sum()) / valid
     return {
         "teacher_kl": float(kl) / valid,
         "top1_agreement": agree / valid,
-        "ece": ece,
+        "ece": curve.error(),
         "teacher_loss": reference.manifest["teacher_loss"],
     }

@@ -16,9 +16,11 @@ from pdx.config import Run, identity
 from pdx.data import Windows, window_order
 from pdx.files import digest
 from pdx.frozen import FrozenTeacher, autocast
+from pdx.live import LiveSignal, entropies
 from pdx.ranks import Ranks
 from pdx.reduce import chunk_size
-from pdx.signal import Context, Lesson, LiveSignal, Rows, Silent, TeacherSignal, entropies
+from pdx.rows import Rows
+from pdx.signal import Context, Lesson, Silent, TeacherSignal
 from pdx.store.reader import Store
 from pdx.store.states import States
 from pdx.together import ALONE, Place, Seat

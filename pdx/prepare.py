@@ -1,6 +1,7 @@
 """What runs share, made once whoever needs it first: tokens, teacher, store, reference."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -272,16 +273,27 @@ class Shared:
         self.reference()
 
 
+def check_evaluations(configs: Iterable[dict[str, Any]]) -> None:
+    """Refuse a machine that cannot evaluate a list of runs; each evaluation is asked once.
+
+    Raises:
+        ConfigError: as the evaluation says.
+    """
+    for config in {digest(c["eval"]): c for c in configs}.values():
+        run, env = run_of_resolved(config)
+        run.eval.ensure(env)
+
+
 def ensure_all(configs: list[dict[str, Any]]) -> None:
     """Make what a list of runs shares: each teacher and store once, as far as any run reads.
 
     Raises:
         ConfigError: this machine cannot hold or evaluate one of them; said before anything is made.
     """
+    check_evaluations(configs)
     todo: dict[str, tuple[Shared, int]] = {}
     for config in configs:
         run, env = run_of_resolved(config)
-        run.eval.ensure(env)
         check_memory(run, env)
         shared = Shared.of(run, env)
         parts: list[Any] = [shared.token_set.digest, run.evaluation_teacher.identify(run)]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pdx.bins import Bins, Reliability
 from pdx.build import check
 from pdx.data import Batch
 from pdx.data.domains import metric_name
@@ -160,8 +161,7 @@ def by_entropy(
     device = ranks.device
     edges = entropy_edges(reference, windows, num_entropy_bins, device)
     student_head, teacher_head = head_of(model), reference.head(device)
-    sums = torch.zeros(4, num_entropy_bins, dtype=torch.float64, device=device)
-    curve = torch.zeros(3, num_calibration_bins, dtype=torch.float64, device=device)
+    bins, curve = Bins(num_entropy_bins, 3, device), Reliability(num_calibration_bins, device)
     count = reference.manifest["num_windows"]
     for start, batch, hidden_ND in passes(model, windows, count, ranks):
         stop = start + batch.tokens_BL.shape[0]
@@ -175,33 +175,20 @@ def by_entropy(
             kl_C = torch.einsum("cv,cv->c", teacher_CV.exp(), teacher_CV - student_CV)
             loss_C = -student_CV.gather(-1, targets_C[:, None])[:, 0]
             bin_C = torch.bucketize(entropy_C.double(), edges)
-            _add(sums, bin_C[mask_C], [v[mask_C] for v in (loss_C, kl_C, entropy_C)])
+            bins.add(bin_C[mask_C], *(v[mask_C] for v in (loss_C, kl_C, entropy_C)))
             top_C = student_CV.argmax(-1)
             confidence_C = student_CV.amax(-1).exp().double()
-            bin_C = (confidence_C * num_calibration_bins).long().clamp(max=num_calibration_bins - 1)
-            _add(curve, bin_C[mask_C], [v[mask_C] for v in (confidence_C, top_C == targets_C)])
+            curve.add(confidence_C[mask_C], (top_C == targets_C)[mask_C])
     model.train()
-    ranks.add(sums, curve)
+    ranks.add(bins.sums, curve.bins.sums)
     found = {}
     for name, row in (("loss_entropy", 1), ("teacher_kl_entropy", 2), ("entropy", 3)):
-        found |= {f"{name}_{i}": value for i, value in _means(sums, row)}
-    total = float(curve[0].sum())
+        found |= {f"{name}_{i}": value for i, value in bins.means(row)}
     for name, row in (("confidence", 1), ("accuracy", 2)):
-        found |= {f"reliability_{name}_{i:02d}": value for i, value in _means(curve, row)}
-    shares = {i: float(curve[0, i - 1]) / total for i, _ in _means(curve, 1)}
+        found |= {f"reliability_{name}_{i:02d}": value for i, value in curve.bins.means(row)}
+    counts = curve.bins.counts
+    shares = {i: num / sum(counts) for i, num in enumerate(counts, 1) if num}
     return found | {f"reliability_share_{i:02d}": share for i, share in shares.items()}
-
-
-def _add(sums: Tensor, bin_C: Tensor, values: Sequence[Tensor]) -> None:
-    """Counts in the first row, sums of values in the others."""
-    for row, value_C in enumerate([torch.ones_like(bin_C), *values]):
-        sums[row].index_add_(0, bin_C, value_C.double())
-
-
-def _means(sums: Tensor, row: int) -> list[tuple[int, float]]:
-    """Number, from 1, and mean of each bin that is not empty."""
-    pairs = zip(sums[0].tolist(), sums[row].tolist(), strict=True)
-    return [(i, value / count) for i, (count, value) in enumerate(pairs, 1) if count]
 
 
 # ---- the student alone -------------------------------------------------------------------
@@ -214,7 +201,7 @@ def by_domain(
     """Loss of the targets of each domain, and how many count; of domains that are not here none."""
     model.eval()
     head, device, count = head_of(model), ranks.device, windows_in(windows, num_tokens)
-    sums = torch.zeros(2, len(names), dtype=torch.float64, device=device)
+    bins = Bins(len(names), 1, device)
     for start, batch, hidden_ND in passes(model, windows, count, ranks):
         domain_BL = windows.domains(np.arange(start, start + len(batch.tokens_BL)))
         domain_N = torch.from_numpy(domain_BL).reshape(-1).to(device)
@@ -222,13 +209,13 @@ def by_domain(
         for part, logits_CV in chunks_of_logits(hidden_ND, head):
             loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
             mask_C = mask_N[part]
-            _add(sums, domain_N[part][mask_C], [loss_C[mask_C]])
+            bins.add(domain_N[part][mask_C], loss_C[mask_C])
     model.train()
-    ranks.add(sums)
+    ranks.add(bins.sums)
     found = {}
-    for i, loss in _means(sums, 1):
+    for i, loss in bins.means(1):
         name = metric_name(names[i - 1])
-        found |= {f"loss_domain_{name}": loss, f"tokens_domain_{name}": float(sums[0, i - 1])}
+        found |= {f"loss_domain_{name}": loss, f"tokens_domain_{name}": bins.counts[i - 1]}
     return found
 
 

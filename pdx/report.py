@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
         Reading,
         curves_read,
     )
-    from pdx.tracking import attach_to, runs_of
+    from pdx.tracking.read import attach_to, runs_of
 
     env = _env(options)
     results = results_of(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pdx.signal import NOTHING, Heats, StudentLogits, as_student
+from pdx.rows import NOTHING
+from pdx.signal import Heats, StudentLogits, as_student
 from pdx.student import Heat, Student, column, kept_ids
 
 
@@ -26,6 +27,8 @@ class SparseSignal:
     targets_N: Tensor
     tail: str
     heats: Heats
+
+    tail_N = None  # a loss that asks for it needs the full signal
 
     @property
     def scale(self) -> float | Tensor:

@@ -31,7 +31,7 @@ def _train_one(cfg: Any) -> float:
     from pdx.execute import execute, use_threads
     from pdx.prepare import device_of
     from pdx.sweep.interrupt import save_first
-    from pdx.tracking import RunLog, log_teacher
+    from pdx.tracking.run import RunLog, log_teacher
 
     device_of(env)  # refused before anything is written
     use_threads(None)

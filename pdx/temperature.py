@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
+from pdx.rows import Facts
 from pdx.schedule import check_shape, decay
-from pdx.signal import Facts, Heats
+from pdx.signal import Heats
 
 
 class _OnBothSidesOrOne:

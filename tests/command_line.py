@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from pdx.files import locked, read_json
 from pdx.sweep.plan import load_plan
-from pdx.sweep.study import Queue
+from pdx.sweep.studies import Studies
 
 # Generous: what passes in ten seconds alone may share its cores.
 SECONDS = float(os.environ.get("PDX_TEST_SECONDS", "180"))
@@ -184,7 +184,7 @@ class Shell:
     def trials(self) -> list[FrozenTrial]:
         """The only sweep's trials."""
         (file,) = self.out.glob("sweeps/*/plan.json")
-        return Queue(file.parent, load_plan(file.parent)).trials()
+        return Studies(file.parent, load_plan(file.parent)).trials()
 
     def results(self) -> dict[str, int]:
         """When each result was written, by run id."""

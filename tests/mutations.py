@@ -56,7 +56,7 @@ MUTATIONS = [
     # ---- domains ----
     Mutation(
         "tail_aware: the mean of a window over what does not count",
-        "signal.py",
+        "live.py",
         "(torch.cat(mass).view_as(mask_BL) * mask_BL).sum(-1)",
         "torch.cat(mass).view_as(mask_BL).sum(-1)",
         "losses",
@@ -127,35 +127,35 @@ MUTATIONS = [
     Mutation(
         "domains: loss by domain of positions that do not count",
         "probes.py",
-        "_add(sums, domain_N[part][mask_C], [loss_C[mask_C]])",
-        "_add(sums, domain_N[part], [loss_C])",
+        "bins.add(domain_N[part][mask_C], loss_C[mask_C])",
+        "bins.add(domain_N[part], loss_C)",
         "domains",
     ),
     # ---- a search's best on fresh seeds ----
     Mutation(
         "a search confirmed while some of it still runs",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "num_runs and controls",
         "num_runs",
         "confirm",
     ),
     Mutation(
         "a winner that broke a bound",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "and all(v <= 0 for v in t.constraints.values())",
         "",
         "confirm",
     ),
     Mutation(
         "a winner's control of another schedule",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "(_num_apart(c[1][0], winner), c[0])",
         "c[0]",
         "confirm",
     ),
     Mutation(
         "a control at any of its rates",
-        "sweep/confirm.py",
+        "sweep/winners.py",
         "best = min(means, key=lambda rate: means[rate])",
         "best = next(iter(means))",
         "confirm",
@@ -249,8 +249,8 @@ MUTATIONS = [
     Mutation(
         "probe: masked positions in the bins of entropy",
         "probes.py",
-        "_add(sums, bin_C[mask_C], [v[mask_C] for v in (loss_C, kl_C, entropy_C)])",
-        "_add(sums, bin_C, [loss_C, kl_C, entropy_C])",
+        "bins.add(bin_C[mask_C], *(v[mask_C] for v in (loss_C, kl_C, entropy_C)))",
+        "bins.add(bin_C, loss_C, kl_C, entropy_C)",
         "probes",
     ),
     Mutation(
@@ -361,7 +361,7 @@ MUTATIONS = [
     ),
     Mutation(
         "gradient into the teacher",
-        "signal.py",
+        "live.py",
         "return upcast(self.head(self.hidden_ND[start:stop])).detach()",
         "return upcast(self.head(self.hidden_ND[start:stop]))",
         "signal",
@@ -673,7 +673,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a slot that is shared is paid by each of a group",
-        "sweep/study.py",
+        "sweep/budget.py",
         'share = 1 / trial.user_attrs.get("group_size", 1)',
         "share = 1",
         "queue",
@@ -1231,9 +1231,9 @@ MUTATIONS = [
     ),
     Mutation(
         "signed calibration error",
-        "evaluate.py",
-        "(bins[1] - bins[2]).abs().sum()",
-        "(bins[1] - bins[2]).sum().abs()",
+        "bins.py",
+        "(confidence - right).abs().sum()",
+        "(confidence - right).sum().abs()",
         "evaluate",
     ),
     Mutation(

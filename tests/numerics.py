@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pdx import paths
 from pdx.build import build
-from pdx.signal import Context, LiveSignal
+from pdx.live import LiveSignal
+from pdx.signal import Context
 
 VOCAB = 12
 TAIL_MASS = 0.25  # what a loss is told of its window

@@ -11,7 +11,7 @@ from browser import CHROMIUM, Browser
 from command_line import Shell, finished, wait_for
 
 from pdx.config import run_of_resolved
-from pdx.tracking import SweepLog
+from pdx.tracking.sweep import SweepLog
 
 __all__ = ["finished"]
 

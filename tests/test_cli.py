@@ -1,6 +1,7 @@
 """The verbs: what each prints, and what bad input gets before any training."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -113,10 +114,10 @@ def users_of(package: str, *folders: str) -> set[str]:
     }
 
 
-def test_one_file_knows_mlflow_and_one_folder_optuna():
+def test_one_folder_knows_mlflow_and_one_optuna():
     sources = ("pdx", "hydra_plugins", "analysis")
-    assert users_of("mlflow", *sources) == {"pdx/tracking.py"}
-    assert {str(Path(p).parent) for p in users_of("optuna", *sources)} == {"pdx/sweep"}
+    for package, folder in (("mlflow", "pdx/tracking"), ("optuna", "pdx/sweep")):
+        assert {str(Path(p).parent) for p in users_of(package, *sources)} == {folder}
 
 
 def test_analysis_reads_tables_and_cost_needs_no_torch():
@@ -321,7 +322,7 @@ def test_an_unreachable_tracking_server_is_refused_before_any_work(
 
 
 def test_a_tracking_server_is_not_served_again(pdx: Pdx, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pdx.tracking.experiment_link", lambda env: "/#/experiments/7")
+    monkeypatch.setattr("pdx.tracking.connect.experiment_link", lambda env: "/#/experiments/7")
     monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("a second server"))
     status, said, _ = pdx("ui", "env.tracking_uri=http://tracker:5001/")
     assert status == 0
@@ -345,6 +346,34 @@ def test_a_search_is_asked_for_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_pa
     pruned = [*TINY, "train.seed=0,1", "hydra/sweeper/pruner=asha"]
     status, _, complaint = pdx("plan", "-m", *pruned, "hydra.sweeper.objectives=[val/loss,seconds]")
     assert status == 1 and "hydra/sweeper/pruner=" in complaint, "a pruner has one objective"
+
+
+def test_bounds_of_a_search_are_named_on_the_command_line_or_in_a_file(pdx: Pdx, tmp_path: Path):
+    """Their keys are the user's; what refuses a group names the bound that it has read."""
+    axis, search = {"optim.peak_lr": "interval(0.001, 0.1)"}, {"sampler": "random", "num_runs": 3}
+    Shell(tmp_path).write_sweep("free", axes=axis, search=search)
+    bounds = {"constraints": {"perf/peak_memory_gib": 2}}
+    Shell(tmp_path).write_sweep("bound", axes=axis, search=search | bounds)
+    asked = ["sweep=free", "hydra.sweeper.constraints={perf/peak_memory_gib:2}"]
+    for arguments in (asked, ["sweep=bound"]):
+        _, _, complaint = pdx("plan", "-m", *arguments, "hydra.sweeper.students_per_worker=2")
+        assert "perf/peak_memory_gib of runs that share a process" in complaint
+    for said in ("constraints={flops:much}", "constraint={flops:2}"):
+        status, _, complaint = pdx("plan", "-m", "sweep=free", f"hydra.sweeper.{said}")
+        assert status == 1 and complaint.startswith("ConfigError: ")
+
+
+def test_a_plan_says_what_its_evaluation_lacks_here(pdx: Pdx, monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    lacking = {"lm_eval"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *rest: None if n in lacking else found(n, *rest)
+    )
+    grid = [*TINY, "loss=none", "teacher@eval_teacher=none", "train.seed=0,1"]
+    assert pdx("plan", "-m", *grid)[0] == 0
+    status, said, complaint = pdx("plan", "-m", *grid, "eval=lm_eval")
+    assert status == 1 and "train.seed=1" in said, "the plan is shown nevertheless"
+    assert complaint.startswith("ConfigError: eval=lm_eval: the harness is not installed; run pip")
 
 
 def test_a_field_may_be_set_of_what_only_the_sweeps_file_chooses(pdx: Pdx, tmp_path: Path):

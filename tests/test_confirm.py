@@ -23,14 +23,16 @@ from pdx.config import run_of_resolved
 from pdx.env import Env
 from pdx.errors import SweepError
 from pdx.files import read_json, write_json
-from pdx.sweep.confirm import Confirm, confirm_of, confirm_search, decided_runs
+from pdx.sweep.confirm import Confirm, confirm_of, decided_runs
 from pdx.sweep.definition import Definition
 from pdx.sweep.describe import describe
 from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, save_point
 from pdx.sweep.planner import GRID
 from pdx.sweep.progress import snapshot
+from pdx.sweep.queue import Queue
 from pdx.sweep.search import Method
-from pdx.sweep.study import Queue
+from pdx.sweep.standing import standing_of
+from pdx.sweep.winners import confirm_search
 
 __all__ = ["plan_of", "write"]
 
@@ -145,8 +147,9 @@ def test_asked_again_it_is_the_same_and_nothing_is_queued_twice(
     for point in again:
         write_json(env.paths.result(point.run_id), {})
     confirm_search(other, env)
-    assert other.num_waiting() == 0 and other.counts()["to_do"] == 0
-    assert other.counts()["complete"] == other.num_runs == 6 + 24 + 12
+    now = standing_of(other)
+    assert other.num_waiting() == 0 and now.counts["to_do"] == 0
+    assert now.counts["complete"] == now.num_runs == 6 + 24 + 12
     assert other.drawn is not None
     assert len(other.drawn.get_trials()) == len(queue.drawn.get_trials()), "no sampler sees them"  # pyright: ignore
 
@@ -173,12 +176,13 @@ def test_a_search_that_is_not_over_confirms_nothing(searched: Callable[..., tupl
     assert confirm_search(queue, env) is None, "a control runs"
     queue.tell_failed(held, "no memory")
     assert confirm_search(queue, env) is None, "a control has failed"
-    assert queue.waits_to_confirm and queue.num_runs == 6 + 24 + 12
-    assert snapshot(queue.plan, env, queue).line.count("(up to 12 to confirm)") == 1
+    now = standing_of(queue)
+    assert now.waits_to_confirm and now.num_runs == 6 + 24 + 12
+    assert snapshot(queue, env).line.count("(up to 12 to confirm)") == 1
     assert not (queue.directory / "confirm.json").exists()
     queue.enqueue({held.user_attrs["run_id"]})
     run_all(queue)
-    assert confirm_search(queue, env) and not queue.waits_to_confirm
+    assert confirm_search(queue, env) and not standing_of(queue).waits_to_confirm
 
 
 def test_asked_for_more_draws_the_winners_are_found_anew(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measured import Masked
 from numerics import component, taught
 from test_data import SMALL, words
-from test_evaluate import Masked
 
 from pdx.config import Run
 from pdx.data import TokenSet, prepare

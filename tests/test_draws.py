@@ -10,7 +10,7 @@ from numerics import DRAWN, component, logits, word
 from torch import Tensor
 
 from pdx.draws import draw, first_draws, merge, uniforms
-from pdx.signal import NOTHING
+from pdx.rows import NOTHING
 
 MASK = 2**64 - 1
 

@@ -13,7 +13,7 @@ from pdx.env import Env
 from pdx.errors import StoreError
 from pdx.feed import Feed, MicroBatch
 from pdx.prepare import Shared
-from pdx.signal import Facts, Rows
+from pdx.rows import Facts, Rows
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., tuple[Run, Env]]

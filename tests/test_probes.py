@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measured import SETTINGS, Masked, rows, small_pieces, student
 from numerics import taught
-from test_evaluate import SETTINGS, Masked, rows
 
-from pdx import evaluate
 from pdx.config import Run
 from pdx.env import Env
 from pdx.errors import ConfigError
@@ -22,6 +21,8 @@ from pdx.prepare import Shared
 from pdx.probes import Copies, by_entropy, pass_at, probe
 from pdx.ranks import Ranks
 
+__all__ = ["small_pieces", "student"]
+
 Tiny = Callable[..., tuple[Run, Env]]
 ALONE = Ranks.alone(torch.device("cpu"))
 
@@ -30,18 +31,6 @@ ALONE = Ranks.alone(torch.device("cpu"))
 def shared(tiny_at: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Shared:
     outputs = tmp_path_factory.mktemp("probes")
     return Shared.of(*taught(*tiny_at(outputs, "eval=full", "eval.pass_at=[1,3]", *SETTINGS)))
-
-
-@pytest.fixture
-def student(shared: Shared) -> Any:
-    return shared.run.student.init(32, 64, seed=0).train()
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several batches, the last one short, and chunks that do not divide them."""
-    monkeypatch.setattr(evaluate, "EVAL_BATCH_TOKENS", 6 * 64)
-    monkeypatch.setattr(evaluate, "cached_size", lambda vocab_size, device: 100)
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -23,8 +23,9 @@ from pdx.config import config_of
 from pdx.errors import SweepError
 from pdx.facts import facts_of
 from pdx.files import free_lock
-from pdx.sweep import presence, study
-from pdx.sweep.budget import Budget
+from pdx.sweep import presence
+from pdx.sweep import queue as queue_module
+from pdx.sweep.budget import Budget, used_seconds
 from pdx.sweep.groups import alike, check_groups, described
 from pdx.sweep.isolated import Outcome, Task, run_isolated
 from pdx.sweep.local import slots_of, visible_gpus, workers_of
@@ -32,8 +33,9 @@ from pdx.sweep.plan import Plan, Point
 from pdx.sweep.planner import GRID
 from pdx.sweep.presence import is_alive, sign_on
 from pdx.sweep.progress import last_metrics
+from pdx.sweep.queue import Queue
+from pdx.sweep.standing import standing_of
 from pdx.sweep.storage import open_storage
-from pdx.sweep.study import Queue
 from pdx.sweep.worker import Worker
 
 COMPLETE = Outcome("complete", [3.0])
@@ -100,7 +102,8 @@ def test_a_pruned_point_is_over_though_it_has_no_result(queue_of: Callable[..., 
     assert trial
     queue.tell_pruned(trial)
     assert queue.enqueue({"run0"}) == 0
-    assert queue.counts()["pruned"] == 1 and queue.counts()["to_do"] == 0
+    counts = standing_of(queue).counts
+    assert counts["pruned"] == 1 and counts["to_do"] == 0
 
 
 def test_a_failed_point_is_queued_again_by_the_next_command(queue_of: Callable[..., Queue]):
@@ -108,9 +111,9 @@ def test_a_failed_point_is_queued_again_by_the_next_command(queue_of: Callable[.
     trial = queue.take("me")
     assert trial
     queue.tell_failed(trial, "failed: the moon was full")
-    assert queue.failures() == {"run0": "failed: the moon was full"}
+    assert standing_of(queue).failures == {"run0": "failed: the moon was full"}
     assert queue.enqueue({"run0"}) == 1
-    assert queue.failures() == {}
+    assert standing_of(queue).failures == {}
 
 
 def test_a_trial_carries_the_axes_of_its_point(queue_of: Callable[..., Queue]):
@@ -131,7 +134,7 @@ def test_nothing_is_pruned_out_of_a_grid(queue_of: Callable[..., Queue]):
             trial.report(float(trial.number), step)
             assert not trial.should_prune()
         queue.tell_complete(trial, [float(trial.number)], "complete")
-    assert queue.counts() == dict.fromkeys(
+    assert standing_of(queue).counts == dict.fromkeys(
         ("diverged", "pruned", "failed", "running", "to_do"), 0
     ) | {"complete": 12}
 
@@ -140,7 +143,7 @@ def test_two_workers_at_once_never_take_the_same_point(queue_of: Callable[..., Q
     queue = queue_of(40)
     queue.plan.save(queue.directory)
     take_all = (
-        "import sys; from pathlib import Path; from pdx.sweep.study import Queue\n"
+        "import sys; from pathlib import Path; from pdx.sweep.queue import Queue\n"
         "from pdx.sweep.plan import load_plan; at = Path(sys.argv[1])\n"
         "queue = Queue(at, load_plan(at))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
@@ -174,7 +177,7 @@ def test_what_a_lost_worker_held_is_queued_again(
         (waiting, _) = queue.planned.get_trials(states=(TrialState.WAITING,))
         queue.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
         assert queue.reap(2) == ["run0"]
-        monkeypatch.setattr(study, "UNSIGNED", timedelta(0))
+        monkeypatch.setattr(queue_module, "UNSIGNED", timedelta(0))
         assert queue.reap(2) == ["run2"]
         assert queue.reap(2) == []
     assert run_states(queue) == {
@@ -225,7 +228,7 @@ def test_a_sweep_is_counted_by_the_last_word_on_each_point(queue_of: Callable[..
     for end in ends:
         end(queue.take("me"))
     counts = {"complete": 1, "diverged": 1, "pruned": 1, "failed": 1, "running": 1, "to_do": 2}
-    assert queue.counts() == counts
+    assert standing_of(queue).counts == counts
     assert [t.value for t in queue.trials() if t.state == TrialState.COMPLETE] == [1.0, 9.0]
 
 
@@ -367,8 +370,8 @@ def test_a_worker_runs_everything_and_tells_how_it_ended(
         "run1": ["FAIL"],  # what fails of itself would fail again
         "run2": ["FAIL", "COMPLETE"],
     }
-    assert queue.failures() == {"run1": "failed: KeyError: x"}
-    assert queue.counts()["diverged"] == 1
+    assert standing_of(queue).failures == {"run1": "failed: KeyError: x"}
+    assert standing_of(queue).counts["diverged"] == 1
 
 
 def test_no_worker_waits_for_another(worker: Worker, monkeypatch: pytest.MonkeyPatch):
@@ -399,7 +402,7 @@ def test_what_runs_out_of_memory_or_is_lost_too_often_is_not_tried_again(
     worker(None)
     queue = queue_behind(worker)
     assert run_states(queue) == {"run0": ["FAIL"], "run1": ["FAIL", "FAIL"], "run2": ["COMPLETE"]}
-    assert queue.failures() == {"run0": "oom: too large", "run1": "exit -9"}
+    assert standing_of(queue).failures == {"run0": "oom: too large", "run1": "exit -9"}
 
 
 def test_a_paused_run_is_no_retry(worker: Worker, monkeypatch: pytest.MonkeyPatch):
@@ -407,7 +410,7 @@ def test_a_paused_run_is_no_retry(worker: Worker, monkeypatch: pytest.MonkeyPatc
     ends(monkeypatch, lambda task: outcomes.pop(0))
     worker(None)
     queue = queue_behind(worker)
-    assert queue.counts()["complete"] == 3
+    assert standing_of(queue).counts["complete"] == 3
     assert {t.user_attrs["retries"] for t in queue.trials()} == {0}
 
 
@@ -488,7 +491,7 @@ def test_a_worker_takes_so_many_runs_at_once(worker: Worker, monkeypatch: pytest
     assert did == [["run0", "run1"], ["run2"]], "what is left over is run by itself"
     queue = queue_behind(worker)
     assert run_states(queue) == {"run0": ["COMPLETE"], "run1": ["FAIL"], "run2": ["COMPLETE"]}
-    assert queue.failures() == {"run1": "failed: x"}
+    assert standing_of(queue).failures == {"run1": "failed: x"}
     assert [t.user_attrs.get("group_size") for t in queue.trials()] == [2, 2, None]
 
 
@@ -509,7 +512,7 @@ def test_what_is_lost_in_a_group_is_run_singly_and_that_is_no_retry(
     assert did == [["run0", "run1", "run2"], ["run1"], ["run2"]]
     queue = queue_behind(worker)
     assert run_states(queue)["run2"] == ["FAIL", "COMPLETE"]
-    assert queue.counts()["complete"] == 3
+    assert standing_of(queue).counts["complete"] == 3
     assert {t.user_attrs["retries"] for t in queue.trials()} == {0}
 
 
@@ -561,9 +564,9 @@ def test_a_group_has_one_slot(queue_of: Callable[..., Queue]):
     queue = queue_of(3)
     taken = [trial for _ in range(3) if (trial := queue.take("me"))]
     time.sleep(0.3)
-    apart, running = queue.used_seconds()
+    apart, running = used_seconds(queue)
     queue.group(taken[:2])
-    together, slots = queue.used_seconds()
+    together, slots = used_seconds(queue)
     assert (running, slots) == (3, 2) and 0 < together < apart
 
 
@@ -624,10 +627,10 @@ def test_a_budget_of_slot_hours_ends_the_work(worker: Worker, monkeypatch: pytes
         return COMPLETE if left[-1] >= 2 else Outcome("paused", reason="paused at step 3")
 
     ends(monkeypatch, run)
-    monkeypatch.setattr(Queue, "used_seconds", lambda self: (used[0], 1))
+    monkeypatch.setattr("pdx.sweep.budget.used_seconds", lambda studies: (used[0], 1))
     assert replace(worker, budget=Budget(gpu_hours=100 / 3600))(None) == 3
     assert left == [5, 3, 1]
-    assert queue_behind(worker).counts()["to_do"] == 1
+    assert standing_of(queue_behind(worker)).counts["to_do"] == 1
     assert replace(worker, budget=Budget(gpu_hours=1.0))(None) == 1, "more budget goes on"
 
 
@@ -635,7 +638,7 @@ def test_slot_hours_are_shared_between_the_runs_under_way(queue_of: Callable[...
     queue = queue_of(3)
     for _ in range(2):
         assert queue.take("me")
-    used, running = queue.used_seconds()
+    used, running = used_seconds(queue)
     assert running == 2 and used < 60
     left = Budget(gpu_hours=1.0).seconds_left(queue)
     assert left is not None and 1740 < left <= 1800

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pdx.live import LiveSignal
 from pdx.models import Head
 from pdx.reduce import CHUNK_ELEMENTS, backward, chunk_size
-from pdx.signal import LiveSignal
 
 FORWARD_KL = component("loss", "forward_kl")
 FULL = component("signal", "full")

@@ -12,7 +12,7 @@ from pdx.errors import ConfigError
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.prepare import Shared
-from pdx.signal import entropy
+from pdx.rows import entropy
 from pdx.sparse import SparseSignal
 
 Tiny = Callable[..., tuple[Run, Env]]

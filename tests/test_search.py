@@ -20,8 +20,9 @@ from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.plan import Plan, drawn_points, load_plan, save_point
 from pdx.sweep.planner import GRID, make_plan
 from pdx.sweep.pruning import Pruning, peers_of
+from pdx.sweep.queue import Queue
 from pdx.sweep.search import BAD, Method
-from pdx.sweep.study import Queue
+from pdx.sweep.standing import standing_of
 
 HYDRA = conf_dir() / "hydra" / "sweeper"
 RANDOM = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
@@ -250,7 +251,7 @@ def test_controls_teach_the_sampler_nothing(queue: Queue):
     assert control
     queue.tell_complete(control, [0.0], "complete")
     assert all(t.values is None for t in queue.drawn.get_trials())
-    assert queue.counts()["complete"] == 1
+    assert standing_of(queue).counts["complete"] == 1
 
 
 def test_a_lost_draw_is_run_again_as_it_was_drawn(queue: Queue):

@@ -8,7 +8,7 @@ import torch
 from numerics import SIGNALS, VOCAB, Said, component, context, labels, logits, spell, word
 
 from pdx.errors import ConfigError
-from pdx.signal import NOTHING, Rows
+from pdx.rows import NOTHING, Rows
 from pdx.sparse import SparseSignal
 
 SPARSE = sorted(name for name, signal in SIGNALS.items() if signal.stored)

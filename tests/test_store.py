@@ -29,7 +29,7 @@ from pdx.execute import execute
 from pdx.files import read_json, write_json
 from pdx.frozen import load_model
 from pdx.prepare import Shared
-from pdx.signal import Rows
+from pdx.rows import Rows
 from pdx.store import columns, writer
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.format import FORMAT_VERSION, HEADER, INDEX, shard_path

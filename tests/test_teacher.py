@@ -19,8 +19,8 @@ from pdx.errors import ConfigError, DataError, Diverged
 from pdx.execute import execute
 from pdx.facts import facts_of
 from pdx.frozen import freeze, load_model
+from pdx.live import LiveSignal
 from pdx.prepare import Shared
-from pdx.signal import LiveSignal
 from pdx.sparse import SparseSignal
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.teacher import DATA_SPLITS, weights_digest
@@ -409,7 +409,7 @@ def test_a_diverged_teacher_ends_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyP
     run, env = taught(*tiny("teacher.peak_lr=1e30", "teacher.num_tokens=4096"))
     shared = Shared.of(run, env)
     assert not shared.teacher_dir(run.teacher).exists()
-    from pdx import tracking
+    from pdx.tracking import run as record
 
     class Silent:
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -417,7 +417,7 @@ def test_a_diverged_teacher_ends_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyP
 
         def finish(self, *_: Any) -> None: ...
 
-    monkeypatch.setattr(tracking, "RunLog", Silent)
+    monkeypatch.setattr(record, "RunLog", Silent)
     with pytest.raises(Diverged, match=r"teacher: its training diverged \(.*not finite"):
         load(shared)
 

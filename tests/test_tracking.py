@@ -20,7 +20,9 @@ from pdx.env import Env
 from pdx.errors import TrackingError
 from pdx.files import locked, read_json, write_json
 from pdx.paths import conf_dir
-from pdx.tracking import RunLog, SweepLog, attach_to_sweep, connect, log_teacher
+from pdx.tracking.connect import connect
+from pdx.tracking.run import RunLog, log_teacher
+from pdx.tracking.sweep import SweepLog, attach_to_sweep
 
 __all__ = ["finished"]
 
@@ -234,7 +236,10 @@ def test_a_run_id_left_in_the_environment_does_no_harm(env: Env, monkeypatch: py
 
 def test_a_store_whose_creation_was_killed_is_created_anew(env: Env):
     """MLflow takes seconds for its tables, and refuses what is left of them."""
-    code = "import sys, pathlib, pdx.tracking as t; t._create_whole(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib, pdx.tracking.connect as connect\n"
+        "connect._create_whole(pathlib.Path(sys.argv[1]))"
+    )
     database = env.paths.root / "mlflow.db"
     creating = subprocess.Popen([sys.executable, "-c", code, str(database)])
     half_made = env.paths.root / ".mlflow.db.new"
@@ -297,7 +302,7 @@ def test_six_processes_start_at_once_on_the_drivers_database(env: Env):
         "import sys; from dataclasses import replace; from pdx.build import build\n"
         "from omegaconf import OmegaConf; from pdx.paths import conf_dir\n"
         "node = OmegaConf.load(conf_dir() / 'env' / 'local.yaml'); node.outputs = sys.argv[1]\n"
-        "from pdx.tracking import RunLog; env = build(node, 'env')\n"
+        "from pdx.tracking.run import RunLog; env = build(node, 'env')\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "log = RunLog(env, sys.argv[2], 'run', {'x': 1})\n"
         "for step in range(400): log.observe(step, {'train/loss': 1.0})\n"
@@ -340,7 +345,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from pdx.build import build
 from pdx.paths import conf_dir
-from pdx.tracking import RunLog
+from pdx.tracking.run import RunLog
 node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
 node.outputs = {str(env.outputs)!r}
 before = set(sys.modules)

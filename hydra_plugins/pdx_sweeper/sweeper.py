@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -105,6 +105,13 @@ class PdxSweeper(Sweeper):
         return drive(self, [*self.overrides, *arguments])
 
 
+def _settings() -> DictConfig:
+    """The settings as Hydra merges them, into a config to which else no key can be added."""
+    node = OmegaConf.structured(PdxSweeperConf)
+    OmegaConf.set_struct(node.constraints, False)  # its keys are the user's
+    return node
+
+
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="pdx", node=PdxSweeperConf, provider="pdx_sweeper"
+    group="hydra/sweeper", name="pdx", node=_settings(), provider="pdx_sweeper"
 )

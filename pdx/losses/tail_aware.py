@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import DenseSignal, LiveSignal, StudentLogits, TeacherSignal
+from pdx.signal import StudentLogits, TeacherSignal
 
 LEAST_MEAN = 1e-4  # mass of a window's tail
 
@@ -65,7 +65,7 @@ class TailAwareKL:
     def __call__(self, student_logits_CV: StudentLogits, teacher: TeacherSignal) -> Tensor:
         weight: float | Tensor = self.tail_weight
         if self.per_sequence:
-            assert isinstance(teacher, DenseSignal | LiveSignal) and teacher.tail_N is not None
+            assert teacher.tail_N is not None
             weight = self.tail_weight / teacher.tail_N.clamp(min=LEAST_MEAN)
         teacher_CV, student_CV = teacher.align(student_logits_CV)
         ids_CK = teacher_CV.topk(min(self.top_k, teacher_CV.shape[-1] - 1), dim=-1).indices

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import NOTHING, Context, Heats, Rows
+from pdx.rows import NOTHING, Rows
+from pdx.signal import Context, Heats
 from pdx.sparse import SparseSignal
 
 

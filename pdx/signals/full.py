@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pdx.signal import Context, DenseSignal, Facts
+from pdx.rows import Facts
+from pdx.signal import Context, DenseSignal
 
 
 @dataclass(frozen=True, kw_only=True)

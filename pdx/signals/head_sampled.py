@@ -9,7 +9,7 @@ from torch import Tensor
 from pdx.build import check
 from pdx.draws import draw, merge
 from pdx.largest import largest
-from pdx.signal import Facts, Rows
+from pdx.rows import Facts, Rows
 from pdx.signals.drawn import Drawn
 from pdx.signals.sampled import log_shares
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pdx.build import check
 from pdx.draws import draw, merge
-from pdx.signal import NOTHING, Facts, Rows
+from pdx.rows import NOTHING, Facts, Rows
 from pdx.signals.drawn import Drawn
 
 

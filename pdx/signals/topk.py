@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import Rows
+from pdx.rows import Rows
 from pdx.signals.truncated import Truncated
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import Rows
+from pdx.rows import Rows
 from pdx.signals.truncated import Truncated, largest_holding
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.signal import LEAST_TAIL, NOTHING, Context, Heats, Rows, Temperature
+from pdx.rows import LEAST_TAIL, NOTHING, Rows
+from pdx.signal import Context, Heats, Temperature
 from pdx.sparse import SparseSignal
 from pdx.student import column
 

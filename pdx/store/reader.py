@@ -10,7 +10,7 @@ import torch
 
 from pdx.errors import StoreError
 from pdx.files import digest, read_json, write_json
-from pdx.signal import NOTHING, Facts, Rows
+from pdx.rows import NOTHING, Facts, Rows
 from pdx.store.codecs.row import Window, dense
 from pdx.store.format import FORMAT_VERSION, Layout, Part, Shard, planes_of, shard_path
 from pdx.store.ranks import read_ranks

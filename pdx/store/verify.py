@@ -9,7 +9,7 @@ from torch import Tensor
 from pdx.data import Windows
 from pdx.errors import StoreError
 from pdx.frozen import FrozenTeacher
-from pdx.signal import NOTHING
+from pdx.rows import NOTHING
 from pdx.store.codecs.row import dense
 from pdx.store.columns import reduce
 from pdx.store.reader import Store

@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+
+from optuna.trial import TrialState
 
 from pdx.errors import SweepError
-
-if TYPE_CHECKING:
-    from pdx.sweep.plan import Plan
-    from pdx.sweep.study import Queue
+from pdx.sweep.plan import Plan
+from pdx.sweep.studies import Studies
 
 WORTH_SECONDS = 1.0  # less than this is no time to run anything in
 
@@ -43,7 +43,7 @@ class Budget:
                     "0, or null for no limit."
                 )
 
-    def check_plan(self, plan: "Plan", num_todo: int, hours_of: dict[str, float] | None) -> None:
+    def check_plan(self, plan: Plan, num_todo: int, hours_of: dict[str, float] | None) -> None:
         """Refuse a plan that goes over, before anything of it runs.
 
         Args:
@@ -72,18 +72,35 @@ class Budget:
                 "env.tflops; raise it, or narrow the axes."
             )
 
-    def seconds_left(self, queue: "Queue") -> float | None:
+    def seconds_left(self, studies: Studies) -> float | None:
         """How long a run that starts now may take; None for as long as it likes.
 
         What is left of slot hours is shared between the runs under way, itself included.
         """
         left = [self.until - time.time()] if self.until is not None else []
         if self.gpu_hours is not None:
-            used, running = queue.used_seconds()
+            used, running = used_seconds(studies)
             left.append((self.gpu_hours * 3600 - used) / max(1, running))
         return min(left) if left else None
 
-    def is_spent(self, queue: "Queue") -> bool:
+    def is_spent(self, studies: Studies) -> bool:
         """Whether nothing more can be run."""
-        left = self.seconds_left(queue)
+        left = self.seconds_left(studies)
         return left is not None and left < WORTH_SECONDS
+
+
+def used_seconds(studies: Studies) -> tuple[float, float]:
+    """Slot seconds over all trials so far, those that run included, and how many slots run.
+
+    The runs of a group have one slot together.
+    """
+    seconds, running = 0.0, 0.0
+    for trial in studies.all_trials():
+        if trial.datetime_start is None or trial.state == TrialState.WAITING:
+            continue
+        now = datetime.now(trial.datetime_start.tzinfo)
+        end = trial.datetime_complete or now
+        share = 1 / trial.user_attrs.get("group_size", 1)
+        seconds += (end - trial.datetime_start).total_seconds() * share
+        running += share * (trial.state == TrialState.RUNNING)
+    return seconds, running

@@ -24,13 +24,16 @@ from pdx.execute import execute, use_threads
 from pdx.files import read_json
 from pdx.known import know
 from pdx.sweep.across_seeds import AcrossSeeds
-from pdx.sweep.confirm import ROLE
 from pdx.sweep.isolated import PREPARED, Outcome, Task
 from pdx.sweep.optuna_parts import build_part
+from pdx.sweep.plan import CONFIRM
 from pdx.sweep.pruning import Pruning
 from pdx.sweep.storage import open_storage
+from pdx.sweep.studies import study_name
 from pdx.together import ALONE, Group, Seat
-from pdx.tracking import RunLog, SweepLog, load_stores
+from pdx.tracking.connect import load_stores
+from pdx.tracking.run import RunLog
+from pdx.tracking.sweep import SweepLog
 
 load_stores()
 
@@ -123,13 +126,13 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float, seat: Sea
 
 def _pruner_of(task: Task) -> Any:
     """What may stop this run. Controls, and runs that confirm, are never pruned."""
-    if not task.method.pruner or task.point.role in ("control", ROLE):
+    if not task.method.pruner or task.point.role in ("control", CONFIRM):
         return None
     return build_part(task.method.pruner, "hydra/sweeper/pruner")
 
 
 def _study(task: Task) -> optuna.Study:
-    name = task.sweep_id + ("/search" if task.point.role == "search" else "")
+    name = study_name(task.sweep_id, task.point.role)
     nobody = optuna.pruners.NopPruner()
     return optuna.Study(name, open_storage(task.storage, task.directory), pruner=nobody)
 

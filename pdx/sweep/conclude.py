@@ -8,24 +8,15 @@ from pdx.errors import SweepError
 from pdx.sweep.budget import Budget
 from pdx.sweep.describe import where_to_compare
 from pdx.sweep.plan import Plan
-from pdx.sweep.study import Queue
-
-
-def outcomes_of(queue: Queue) -> dict[str, dict[str, str]]:
-    """How each run of the sweep ended, for the report: a pruned run has no result of its own."""
-    found = {}
-    for run_id, trial in queue.latest().items():
-        state = trial.user_attrs.get("status", trial.state.name.lower())
-        found[run_id] = {"state": state, "reason": trial.user_attrs.get("reason", "")}
-    return found
+from pdx.sweep.standing import Standing
+from pdx.sweep.studies import Studies
 
 
 def conclude(
-    plan: Plan,
+    studies: Studies,
     env: Env,
-    queue: Queue,
+    standing: Standing,
     log: Any,
-    counts: dict[str, int],
     budget: Budget,
     logs: str,
 ) -> dict[str, int]:
@@ -34,30 +25,31 @@ def conclude(
     Raises:
         SweepError: runs failed, or were not run though the budget is not spent.
     """
+    plan, counts = studies.plan, standing.counts
     if counts["complete"] + counts["diverged"]:
         html, files = report(plan, env)
         log.attach(files)
         print(f"report: {html}")
     if link := log.compare_link():
         print(where_to_compare(env, link))
-    print(f"look at the study: {queue.dashboard_command()}")
+    print(f"look at the study: {studies.dashboard_command()}")
     not_run = counts["to_do"] + counts["running"]
     unconfirmed = (
         " Its best settings are not confirmed: that waits for every run of the search."
-        if queue.waits_to_confirm
+        if standing.waits_to_confirm
         else ""
     )
-    if not_run and not counts["failed"] and budget.is_spent(queue):
+    if not_run and not counts["failed"] and budget.is_spent(studies):
         print(
             f"{plan.sweep_id}: the budget is spent with {not_run} runs to do; the same command "
             f"with a larger hydra.sweeper.budget goes on.{unconfirmed}"
         )
     elif counts["failed"] + not_run:
-        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in queue.failures().items())
+        reasons = "\n".join(f"  {run_id}: {why}" for run_id, why in standing.failures.items())
         raise SweepError(
             f"{plan.sweep_id}: {counts['failed']} runs failed and {not_run} were not run, "
-            f"{counts['complete']} of {queue.num_runs} are complete; {logs}; the same command runs "
-            f"what is left.{unconfirmed}\n{reasons}"
+            f"{counts['complete']} of {standing.num_runs} are complete; {logs}; the same command "
+            f"runs what is left.{unconfirmed}\n{reasons}"
         )
     return counts
 

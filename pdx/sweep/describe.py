@@ -141,21 +141,20 @@ def _power(value: float | None) -> str:
 def status_of(plan: Plan, env: Env) -> str:
     """How far a sweep is, what runs, and why what failed failed."""
     from pdx.sweep.progress import snapshot
-    from pdx.sweep.study import Queue
+    from pdx.sweep.studies import Studies
 
     directory = plan.directory(env)
     if not (directory / "plan.json").exists():
         todo = len(pending(plan, env)) + plan.num_runs - len(plan.points)
         return f"{plan.sweep_id}: not started; {todo} of {plan.num_runs} to do"
-    queue = Queue(directory, plan, env.storage)
-    now = snapshot(plan, env, queue)
-    lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in now.counts.items())]
+    now = snapshot(Studies(directory, plan, env.storage), env)
+    lines = [f"{plan.sweep_id}: " + ", ".join(f"{n} {k}" for k, n in now.standing.counts.items())]
     if now.best:
         lines.append(f"  best {now.best[0]:.4g} [{now.best[1]}]")
     for run in now.running:
         loss = "" if run.loss is None else f", train/loss {run.loss:.3f}"
         lines.append(f"  {run.worker}: {run.share:.0%} of [{run.label}]{loss}")
-    lines += [f"  failed {run_id}: {why}" for run_id, why in queue.failures().items()]
+    lines += [f"  failed {run_id}: {why}" for run_id, why in now.standing.failures.items()]
     return "\n".join(lines)
 
 

@@ -14,8 +14,8 @@ from pdx.errors import SweepError
 from pdx.files import locked, write_json
 from pdx.sweep.across_seeds import AcrossSeeds
 from pdx.sweep.budget import Budget
-from pdx.sweep.conclude import conclude, outcomes_of, report
-from pdx.sweep.confirm import confirm_of, confirm_search
+from pdx.sweep.conclude import conclude, report
+from pdx.sweep.confirm import confirm_of
 from pdx.sweep.definition import SEED_AXIS, Definition, define
 from pdx.sweep.describe import describe, hours_of, status_of
 from pdx.sweep.groups import check_groups
@@ -24,12 +24,15 @@ from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
-from pdx.sweep.plan import Plan, load_plan, pending, unfinished
+from pdx.sweep.plan import Plan, examples, load_plan, pending, unfinished
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
+from pdx.sweep.queue import Queue
 from pdx.sweep.search import Method
 from pdx.sweep.settings import Interval
-from pdx.sweep.study import Queue
+from pdx.sweep.standing import standing_of
+from pdx.sweep.studies import Studies
+from pdx.sweep.winners import confirm_search
 from pdx.sweep.worker import Prepare, Worker
 
 CONFIRM_KEYS = ("hydra.sweeper.confirm.num_winners", "hydra.sweeper.confirm.seeds")
@@ -52,14 +55,18 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
     check_groups(together, env, method)
     directory = plan.directory(env)
     if sweeper.action == "plan":
+        from pdx.prepare import check_evaluations
+
         print(describe(plan, env, together))
-        budget.check_plan(plan, len(pending(plan, env)), hours_of(plan, env))
+        todo = pending(plan, env)
+        budget.check_plan(plan, len(todo), hours_of(plan, env))
+        check_evaluations([p.config for p in [*todo, *examples(plan)]])
         return None
     if sweeper.action == "status":
         print(status_of(plan, env))
         return None
     if sweeper.action == "report":
-        from pdx.tracking import attach_to_sweep
+        from pdx.tracking.sweep import attach_to_sweep
 
         if (directory / "plan.json").exists():  # what trained it, with all that it said of env
             trained = load_plan(directory)
@@ -117,7 +124,7 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
     Raises:
         SweepError: another driver holds this sweep, or points failed (each named, with its reason).
     """
-    from pdx.tracking import SweepLog
+    from pdx.tracking.sweep import SweepLog
 
     directory = plan.directory(env)
     with locked(directory / "driver.lock", wait=False) as got, terminate_as_interrupt():
@@ -134,12 +141,12 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             queue.reap(env.max_retries)
             left = {p.run_id for p in pending(plan, env)}
             queue.enqueue(left)
-            confirming = confirm_search(queue, env)
+            confirming, now = confirm_search(queue, env), standing_of(queue)
             todo = len(left) + queue.num_tickets()
-            todo += queue.num_confirm if confirming is None else len(unfinished(confirming, env))
+            todo += now.num_confirm if confirming is None else len(unfinished(confirming, env))
             print(
-                f"{plan.sweep_id}: {'up to ' if queue.waits_to_confirm else ''}{queue.num_runs} "
-                f"runs, {queue.num_runs - todo} finished, {todo} to do",
+                f"{plan.sweep_id}: {'up to ' if now.waits_to_confirm else ''}{now.num_runs} "
+                f"runs, {now.num_runs - todo} finished, {todo} to do",
                 file=sys.stderr,
             )
             if queue.num_waiting():
@@ -148,34 +155,36 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
                     raise failure
             if budget.hours is not None:
                 budget = replace(budget, until=time.time() + budget.hours * 3600)
-            _work(sweeper, plan, env, queue, budget)
-            waits = queue.waits_to_confirm and not budget.is_spent(queue)
-            if waits and confirm_search(queue, env):
+            _work(sweeper, env, queue, budget)
+            waits = standing_of(queue).waits_to_confirm and not budget.is_spent(queue)
+            if waits and (confirming := confirm_search(queue, env)):
                 print(
-                    f"{plan.sweep_id}: the search is over; {queue.num_confirm} runs confirm its "
+                    f"{plan.sweep_id}: the search is over; {len(confirming)} runs confirm its "
                     "best on fresh seeds",
                     file=sys.stderr,
                 )
-                _work(sweeper, plan, env, queue, budget)
+                _work(sweeper, env, queue, budget)
         finally:
             queue.reap(env.max_retries)
-            log.close_lost(queue.failures())
-            counts = queue.counts()
-            log.finish(counts)
-            write_json(directory / "outcomes.json", outcomes_of(queue))
+            end = standing_of(queue)
+            log.close_lost(end.failures)
+            log.finish(end.counts)
+            write_json(directory / "outcomes.json", end.outcomes)
         logs = logs_of(sweeper.config, directory, env.outputs)
-        return conclude(plan, env, queue, log, counts, budget, logs)
+        return conclude(queue, env, end, log, budget, logs)
 
 
-def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> None:
+def _work(sweeper: Any, env: Env, queue: Queue, budget: Budget) -> None:
     """Launch workers until nothing waits: again where the last one was lost with its point."""
+    plan = queue.plan
 
     def is_over() -> bool:
         queue.reap(env.max_retries)
-        return not queue.num_waiting() + queue.counts()["running"] or budget.is_spent(queue)
+        left = queue.num_waiting() + standing_of(queue).counts["running"]
+        return not left or budget.is_spent(queue)
 
     stop = threading.Event()
-    watched = (plan, env, queue, workers_of(env), stop)
+    watched = (queue, env, workers_of(env), stop)
     watcher = threading.Thread(target=watch, args=watched, daemon=True)
     if queue.num_waiting():
         watcher.start()
@@ -196,7 +205,7 @@ def _work(sweeper: Any, plan: Plan, env: Env, queue: Queue, budget: Budget) -> N
         if is_ray(sweeper.config):
             leave_ray()
             deadline = time.monotonic() + ENDING_SECONDS
-            while queue.counts()["running"] and time.monotonic() < deadline:
+            while standing_of(queue).counts["running"] and time.monotonic() < deadline:
                 time.sleep(0.5)
                 queue.reap(env.max_retries)
         raise
@@ -229,7 +238,7 @@ def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
             f"`{plan.command}`, or set env.outputs to where it was started."
         )
     plan = load_plan(directory)
-    waiting = Queue(directory, plan, env.storage).num_waiting()
+    waiting = Studies(directory, plan, env.storage).num_waiting()
     if not waiting:
         print(f"{plan.sweep_id}: nothing waits to be run")
         return 0

@@ -11,6 +11,7 @@ from pdx.errors import SweepError
 from pdx.files import digest, read_json, write_json
 
 PLAN_VERSION = 2
+CONFIRM = "confirm"  # the role of a run that confirms a search
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,12 @@ def save_point(directory: Path, point: Point) -> None:
 def pending(plan: Plan, env: Env) -> list[Point]:
     """Points of a plan whose run is not finished."""
     return unfinished(plan.points, env)
+
+
+def examples(plan: Plan) -> list[Point]:
+    """Of a search a run of each choice of groups that it may draw; none of a grid."""
+    search = plan.search
+    return [search.point(settings) for settings in search.examples()] if search else []
 
 
 def unfinished(points: Iterable[Point], env: Env) -> list[Point]:

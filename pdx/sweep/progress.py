@@ -11,9 +11,10 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from pdx.env import Env
-from pdx.sweep.confirm import ROLE
-from pdx.sweep.plan import Plan, Point, drawn_points
-from pdx.sweep.study import Queue
+from pdx.sweep.budget import used_seconds
+from pdx.sweep.plan import CONFIRM, Plan, Point, drawn_points
+from pdx.sweep.standing import Standing, standing_of
+from pdx.sweep.studies import Studies
 
 TABLE_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -37,36 +38,35 @@ class Snapshot:
     Attributes:
         share: of the sweep's training FLOPs.
         best: objective and settings of the best run so far, those that confirm it left out.
-        to_confirm: how many runs at most wait for the end of a search.
     """
 
-    counts: dict[str, int]
+    standing: Standing
     share: float
     best: tuple[float, str] | None
     running: list[Running]
-    to_confirm: int
 
     @property
     def line(self) -> str:
         """In one line."""
-        shown = ", ".join(f"{n} {name}" for name, n in self.counts.items() if n)
+        shown = ", ".join(f"{n} {name}" for name, n in self.standing.counts.items() if n)
         best = f"; best {self.best[0]:.4g} [{self.best[1]}]" if self.best else ""
-        then = f" (up to {self.to_confirm} to confirm)" if self.to_confirm else ""
+        waits = self.standing.waits_to_confirm
+        then = f" (up to {self.standing.num_confirm} to confirm)" if waits else ""
         return f"{shown}{then}; {self.share:.0%} of the work{best}"
 
 
-def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
-    """Look at study and run folders; works whatever launched the workers."""
-    latest = queue.latest()
-    points = {p.run_id: p for p in [*plan.points, *drawn_points(queue.directory)]}
+def snapshot(studies: Studies, env: Env) -> Snapshot:
+    """Look at studies and run folders; works whatever launched the workers."""
+    plan, standing = studies.plan, standing_of(studies)
+    points = {p.run_id: p for p in [*plan.points, *drawn_points(studies.directory)]}
     done, running = 0.0, []
     best: tuple[float, str] | None = None
-    for run_id, trial in latest.items():
+    for run_id, trial in standing.latest.items():
         point = points[run_id]
         if trial.state == TrialState.COMPLETE:
             done += _work(point)
             value = trial.values[0]
-            first = point.role != ROLE and len(trial.values) == 1
+            first = point.role != CONFIRM and len(trial.values) == 1
             if first and (best is None or _better(plan, value, best[0])):
                 best = value, point.label
         elif trial.state == TrialState.RUNNING:
@@ -75,10 +75,8 @@ def snapshot(plan: Plan, env: Env, queue: Queue) -> Snapshot:
         elif trial.state != TrialState.WAITING:
             done += _work(point)  # pruned, failed: nothing is left to do
     known = sum(_work(p) for p in points.values())
-    total = known * queue.num_runs / max(1, len(points))
-    share = done / total if total else 0.0
-    to_confirm = queue.num_confirm if queue.waits_to_confirm else 0
-    return Snapshot(queue.counts(), share, best, running, to_confirm)
+    total = known * standing.num_runs / max(1, len(points))
+    return Snapshot(standing, done / total if total else 0.0, best, running)
 
 
 def _better(plan: Plan, value: float, than: float) -> bool:
@@ -115,12 +113,12 @@ def last_metrics(log: Path) -> dict[str, Any]:
     return {}
 
 
-def watch(plan: Plan, env: Env, queue: Queue, num_workers: int, stop: threading.Event) -> None:
+def watch(studies: Studies, env: Env, num_workers: int, stop: threading.Event) -> None:
     """Follow a sweep until told to stop."""
-    clock = _Clock(queue, num_workers)
+    plan, clock = studies.plan, _Clock(studies, num_workers)
     if not sys.stderr.isatty():
         while not stop.wait(LINE_SECONDS):
-            now = snapshot(plan, env, queue)
+            now = snapshot(studies, env)
             print(f"{plan.sweep_id}: {now.line}{clock.said(now)}", file=sys.stderr, flush=True)
         return
     from rich.console import Console
@@ -129,7 +127,7 @@ def watch(plan: Plan, env: Env, queue: Queue, num_workers: int, stop: threading.
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
         while True:
             last = stop.wait(TABLE_SECONDS)
-            now = snapshot(plan, env, queue)
+            now = snapshot(studies, env)
             live.update(_table(plan, now, clock.said(now)))
             if last:
                 return
@@ -138,16 +136,16 @@ def watch(plan: Plan, env: Env, queue: Queue, num_workers: int, stop: threading.
 class _Clock:
     """Time left, and how busy the slots are, since the watch began."""
 
-    def __init__(self, queue: Queue, num_workers: int) -> None:
-        self.queue, self.num_workers = queue, num_workers
+    def __init__(self, studies: Studies, num_workers: int) -> None:
+        self.studies, self.num_workers = studies, num_workers
         self.began, self.share = time.monotonic(), -1.0
-        self.used = queue.used_seconds()[0]
+        self.used = used_seconds(studies)[0]
 
     def said(self, now: Snapshot) -> str:
         passed = time.monotonic() - self.began
         if self.share < 0:
             self.share = now.share  # what was done before is no speed
-        busy = (self.queue.used_seconds()[0] - self.used) / (passed * self.num_workers)
+        busy = (used_seconds(self.studies)[0] - self.used) / (passed * self.num_workers)
         gained = now.share - self.share
         left = f"; {_time(passed * (1 - now.share) / gained)} left" if gained > 0 else ""
         return f"; slots {min(busy, 1.0):.0%} busy; {_time(passed)} passed{left}"

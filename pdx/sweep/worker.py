@@ -15,9 +15,9 @@ from pdx.sweep.groups import alike
 from pdx.sweep.isolated import PREPARED, Outcome, Task, run_isolated, run_together
 from pdx.sweep.optuna_parts import build_part
 from pdx.sweep.placed import threads_here
-from pdx.sweep.plan import Plan, Point, drawn_points, load_plan, pending, save_point
+from pdx.sweep.plan import Plan, Point, drawn_points, examples, load_plan, pending, save_point
 from pdx.sweep.presence import sign_on
-from pdx.sweep.study import Queue
+from pdx.sweep.queue import Queue
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Prepare:
         from pdx.known import known
         from pdx.prepare import ensure_all
         from pdx.provenance import checkout
-        from pdx.tracking import SweepLog, log_teacher
+        from pdx.tracking.run import log_teacher
+        from pdx.tracking.sweep import SweepLog
 
         use_threads(None)
         checkout()  # known from here on
         plan = load_plan(Path(self.directory))
-        templates = list(plan.search.examples()) if plan.search else []
-        drawn = [plan.search.point(settings) for settings in templates]
+        drawn = examples(plan)
         points = [*plan.points, *drawn]
         _, env = run_of_resolved(points[0].config)
         ensure_all([p.config for p in [*pending(plan, env), *drawn]])

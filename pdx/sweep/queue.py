@@ -1,4 +1,4 @@
-"""The queue: Optuna studies in which every run of a sweep is a trial, waiting until it is taken."""
+"""The queue: every run of a sweep is a trial of its studies, and waits until it is taken."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -11,55 +11,25 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from pdx.sweep.confirm import ROLE, decided_runs
 from pdx.sweep.plan import Plan, Point
 from pdx.sweep.presence import is_alive
 from pdx.sweep.search import category
 from pdx.sweep.settings import Axis, Interval
-from pdx.sweep.storage import open_storage, patient
+from pdx.sweep.storage import patient
+from pdx.sweep.studies import Studies
 
 UNSIGNED = timedelta(seconds=10)  # between taking and signing lie milliseconds, unless one dies
 
 
-class Queue:
-    """The studies of a sweep, as its driver and workers use them.
+class Queue(Studies):
+    """The studies of a sweep, as its driver and workers change them.
 
-    Points that are known stand in one study; what a search draws stands in another, so that
-    controls teach the sampler nothing, and what confirms it in a third. A running trial belongs to
-    a worker, and is lost exactly when its worker is gone.
+    A running trial belongs to a worker, and is lost exactly when its worker is gone.
     """
 
     def __init__(self, directory: Path, plan: Plan, storage_url: str | None = None) -> None:
-        self.directory, self.plan, self.storage_url = directory, plan, storage_url
-        self.storage = open_storage(storage_url, directory)
-        directions = plan.method.directions if plan.method else ["minimize"]
-        self.planned = self._study(plan.sweep_id, directions)
-        self.studies = [self.planned]
-        self.drawn: optuna.Study | None = None
-        self.confirming: optuna.Study | None = None
-        if plan.search is not None:
-            self.drawn = self._study(f"{plan.sweep_id}/search", directions)
-            self.confirming = self._study(f"{plan.sweep_id}/confirm", directions)
-            self.studies += [self.drawn, self.confirming]
+        super().__init__(directory, plan, storage_url)
         self._distributions = _distributions(plan)
-
-    @patient
-    def _study(self, name: str, directions: Sequence[Any]) -> optuna.Study:
-        # No pruner and no sampler: Optuna's default pruner would cut points out of a grid.
-        return optuna.create_study(
-            storage=self.storage,
-            study_name=name,
-            load_if_exists=True,
-            directions=directions,
-            pruner=optuna.pruners.NopPruner(),
-            sampler=optuna.samplers.RandomSampler(),
-        )
-
-    @patient
-    def trials(self) -> list[FrozenTrial]:
-        """All trials that speak of a run, as they stand now."""
-        trials = [t for study in self.studies for t in study.get_trials(deepcopy=False)]
-        return [t for t in trials if "run_id" in t.user_attrs]
 
     # ---- the driver's side -------------------------------------------------------------------
 
@@ -133,17 +103,16 @@ class Queue:
     def reap(self, max_retries: int) -> list[str]:
         """Close running trials whose worker is gone, queue them again, return their run ids."""
         lost = []
-        for study in self.studies:
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                owner = trial.user_attrs.get("worker")
-                if owner is None:  # killed between taking and signing, or about to sign
-                    assert trial.datetime_start is not None
-                    now = datetime.now(trial.datetime_start.tzinfo)
-                    gone = now - trial.datetime_start > UNSIGNED
-                else:
-                    gone = not is_alive(self.directory, owner)
-                if gone and self.lose(trial, max_retries, "lost: its worker is gone"):
-                    lost.append(trial.user_attrs.get("run_id", "not drawn yet"))
+        for trial in self.all_trials(TrialState.RUNNING):
+            owner = trial.user_attrs.get("worker")
+            if owner is None:  # killed between taking and signing, or about to sign
+                assert trial.datetime_start is not None
+                now = datetime.now(trial.datetime_start.tzinfo)
+                gone = now - trial.datetime_start > UNSIGNED
+            else:
+                gone = not is_alive(self.directory, owner)
+            if gone and self.lose(trial, max_retries, "lost: its worker is gone"):
+                lost.append(trial.user_attrs.get("run_id", "not drawn yet"))
         return lost
 
     # ---- a worker's side ---------------------------------------------------------------------
@@ -238,105 +207,9 @@ class Queue:
         kept = {k: v for k, v in trial.user_attrs.items() if k in ("run_id", "role", "alone")}
         if alone:
             kept["alone"] = True
-        role = trial.user_attrs["role"]
-        study = {"search": self.drawn, ROLE: self.confirming}.get(role, self.planned)
-        assert study is not None
-        known = "run_id" in kept
-        params = trial.params if known else {}
+        params = trial.params if "run_id" in kept else {}
+        study = self.of(trial.user_attrs["role"])
         self._add(study, params, trial.distributions, kept | {"retries": retries})
-
-    # ---- how far it is -----------------------------------------------------------------------
-
-    @patient
-    def num_waiting(self) -> int:
-        """Trials that a worker could take."""
-        return sum(
-            len(s.get_trials(deepcopy=False, states=(TrialState.WAITING,))) for s in self.studies
-        )
-
-    def num_told(self) -> int:
-        """Trials that have ended, however they did."""
-        return sum(
-            t.state.is_finished() for s in self.studies for t in s.get_trials(deepcopy=False)
-        )
-
-    def num_tickets(self) -> int:
-        """Runs that a search has still to draw."""
-        if self.drawn is None:
-            return 0
-        waiting = self.drawn.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return sum("run_id" not in t.user_attrs for t in waiting)
-
-    def dashboard_command(self) -> str:
-        """How to look at the study with optuna-dashboard."""
-        return f"optuna-dashboard {self.storage_url or self.directory / 'journal.log'}"
-
-    def latest(self) -> dict[str, FrozenTrial]:
-        """The trial that speaks for each run: its last."""
-        known = {p.run_id for p in self.plan.points} | set(self._confirming_runs() or ())
-        ordered = sorted(self.trials(), key=lambda t: t.number)
-        return {
-            t.user_attrs["run_id"]: t
-            for t in ordered
-            if t.user_attrs["role"] == "search" or t.user_attrs["run_id"] in known
-        }
-
-    def counts(self) -> dict[str, int]:
-        """Runs by how they stand: complete, diverged, pruned, failed, running, to_do."""
-        counts = dict.fromkeys(("complete", "diverged", "pruned", "failed", "running"), 0)
-        for trial in self.latest().values():
-            if trial.state == TrialState.COMPLETE:
-                counts[trial.user_attrs["status"]] += 1
-            elif trial.state == TrialState.PRUNED:
-                counts["pruned"] += 1
-            elif trial.state == TrialState.FAIL:
-                counts["failed"] += 1
-            elif trial.state == TrialState.RUNNING:
-                counts["running"] += 1
-        return counts | {"to_do": max(0, self.num_runs - sum(counts.values()))}
-
-    @property
-    def num_runs(self) -> int:
-        """Runs in all; of those that confirm the most, until it is known which they are."""
-        return self.plan.num_runs - self.plan.num_confirm + self.num_confirm
-
-    @property
-    def num_confirm(self) -> int:
-        """Of all runs those that confirm a search, or may."""
-        decided = self._confirming_runs()
-        return self.plan.num_confirm if decided is None else len(decided)
-
-    @property
-    def waits_to_confirm(self) -> bool:
-        """Whether a search is to be confirmed, and is not over."""
-        return self.plan.num_confirm > 0 and self._confirming_runs() is None
-
-    def _confirming_runs(self) -> list[str] | None:
-        return decided_runs(self.directory, self.plan) if self.plan.num_confirm else None
-
-    def failures(self) -> dict[str, str]:
-        """Why each failed run failed."""
-        return {
-            run_id: trial.user_attrs.get("reason", "?")
-            for run_id, trial in self.latest().items()
-            if trial.state == TrialState.FAIL
-        }
-
-    def used_seconds(self) -> tuple[float, float]:
-        """Slot seconds over all trials so far, those that run included, and how many slots run.
-
-        The runs of a group have one slot together.
-        """
-        seconds, running = 0.0, 0.0
-        for trial in (t for s in self.studies for t in s.get_trials(deepcopy=False)):
-            if trial.datetime_start is None or trial.state == TrialState.WAITING:
-                continue
-            now = datetime.now(trial.datetime_start.tzinfo)
-            end = trial.datetime_complete or now
-            share = 1 / trial.user_attrs.get("group_size", 1)
-            seconds += (end - trial.datetime_start).total_seconds() * share
-            running += share * (trial.state == TrialState.RUNNING)
-        return seconds, running
 
 
 def _cost(point: Point) -> float:
