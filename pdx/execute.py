@@ -1,7 +1,5 @@
 """One run, from its parts to its folder: the only place that knows the whole road."""
 
-import contextlib
-import json
 import math
 import os
 import resource
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from pdx import checkpoint
 from pdx.config import Run, config_of
@@ -25,6 +22,7 @@ from pdx.evaluate import Reference, compare, held_out_loss
 from pdx.facts import facts_of
 from pdx.feed import Feed
 from pdx.files import locked, publish, read_json, write_json, write_text
+from pdx.journal import Journal, Observe
 from pdx.memory import check_memory
 from pdx.models import quiet_transformers
 from pdx.prepare import Shared
@@ -37,8 +35,6 @@ from pdx.world import num_ranks, world
 
 if TYPE_CHECKING:
     from pdx.store.recorder import Recorder
-
-Observe = Callable[[int, dict[str, float]], bool]
 
 
 def use_threads(num_threads: int | None) -> None:
@@ -128,9 +124,9 @@ class _Execution:
         self.seat = seat
         self.ready = time.monotonic() if ready is None else ready
         self.shared = replace(shared, device=ranks.device)
-        self.run, self.env, self.ranks, self.observe = shared.run, shared.env, ranks, observe
+        self.run, self.env, self.ranks, self.quiet = shared.run, shared.env, ranks, quiet
         self.run_dir, self.record = run_dir or self.env.paths.runs / self.run.run_id, record
-        self.quiet, self.pruned = quiet, False
+        self.journal = Journal(self.run, self.run_dir, ranks, observe, quiet)
         self.keeper = checkpoint.Keeper(self.run_dir, self.env.checkpoint_seconds, must_end, ranks)
 
     def result(self) -> dict[str, Any]:
@@ -153,7 +149,7 @@ class _Execution:
         status, reason = "complete", None
         try:
             metrics = self._train()
-            if self.pruned:
+            if self.journal.pruned:
                 status, reason = "pruned", "worse than its peers at the same share done"
             else:
                 metrics |= self._evaluate()
@@ -207,26 +203,15 @@ class _Execution:
         windows = shared.train_windows
         feed = Feed(run, windows, self.device, store, teacher, self.ranks, seat=self.seat)
         state = checkpoint.load(self.run_dir, torch.device("cpu"))
-        if self.ranks.leads:
-            self._open_log(state)
-        step = state["step"] if state else 0
-        setup_seconds = time.monotonic() - self.ready - teacher_seconds
-        with tqdm(
-            total=run.num_steps * run.batch_tokens,
-            initial=step * run.batch_tokens,  # of another process: not this one's speed
-            desc=run.run_id,
-            unit="tok",
-            unit_scale=True,
-            disable=self.quiet,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        ) as self.bar:
+        with self.journal.going_on(state):
             looping = time.monotonic()
+            setup_seconds = looping - self.ready - teacher_seconds
             metrics = train(
                 run,
                 self.student,
                 feed,
                 lambda: self._held_out("val", run.eval.num_tokens_during_training),
-                self._report,
+                self.journal.report,
                 self.keeper,
                 state,
                 self.spread,
@@ -260,34 +245,6 @@ class _Execution:
             )
             metrics |= {f"val/{name}": value for name, value in measured.items()}
         return metrics | evaluation.more(self.student, self.shared, reference, self.ranks)
-
-    # ---- what a run says of itself along the way ---------------------------------------------
-
-    def _open_log(self, state: dict[str, Any] | None) -> None:
-        """Drop what a killed process logged after the checkpoint that is gone on from."""
-        self.log = self.run_dir / "metrics.jsonl"
-        step = state["step"] if state else 0
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        kept = []
-        for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut off by the kill
-                if json.loads(line)["step"] < step:  # that of the checkpoint comes again
-                    kept.append(line + "\n")
-        write_text(self.log, "".join(kept))
-        if state:
-            print(f"{self.run.run_id}: going on from step {step}", file=sys.stderr)
-
-    def _report(self, step: int, metrics: dict[str, float]) -> bool:
-        stop = self._say(step, metrics) if self.ranks.leads else False
-        self.pruned = self.ranks.agree(stop and step < self.run.num_steps)
-        return self.pruned
-
-    def _say(self, step: int, metrics: dict[str, float]) -> bool:
-        with open(self.log, "a") as file:
-            file.write(json.dumps({"step": step} | metrics) + "\n")
-        self.bar.update(metrics["tokens"] - self.bar.n)
-        self.bar.set_postfix(loss=f"{metrics['train/loss']:.3f}", refresh=False)
-        return self.observe is not None and self.observe(step, metrics)
 
 
 def _reset_peak_memory(device: torch.device) -> None:

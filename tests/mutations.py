@@ -780,7 +780,7 @@ MUTATIONS = [
     ),
     Mutation(
         "log of the checkpoint's step kept twice",
-        "execute.py",
+        "journal.py",
         'if json.loads(line)["step"] < step:',
         'if json.loads(line)["step"] <= step:',
         "train",
