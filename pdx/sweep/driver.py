@@ -180,6 +180,7 @@ def _work(sweeper: Any, env: Env, queue: Queue, budget: Budget) -> None:
 
     def is_over() -> bool:
         queue.reap(env.max_retries)
+        # In this order: a trial that is taken in between counts twice, and not never.
         left = queue.num_waiting() + standing_of(queue).counts["running"]
         return not left or budget.is_spent(queue)
 
