@@ -19,6 +19,7 @@ from .captions import caption_bars
 from .style import CONTROL_COLOUR, PALETTE, Drawn, new_figure, set_title, styled
 
 LETTERS = 40  # of a line of a recipe's name
+LABEL_LETTERS = 72  # of a line of the panels' labels, side by side
 LINE_INCHES, ROW_INCHES = 0.11, 0.13  # of such a line, and of what is between two names
 
 
@@ -36,7 +37,8 @@ def loss_by_recipe(results: Results) -> Drawn | None:
     for row, series in enumerate(order):
         seeds = results.chosen[results.chosen["series"] == series][results.metric].astype(float)
         panels[0].plot(seeds, [row] * len(seeds), ".", color="#999999", markersize=2.5, zorder=2)
-    panels[0].set_xlabel(metric_label(results.metric))
+    letters = LABEL_LETTERS // len(panels)
+    panels[0].set_xlabel(fill(metric_label(results.metric), letters))
     pairs: list[int] = []
     for axes, accounting in zip(panels[1:], shown, strict=True):
         paired = results.paired[accounting.key]
@@ -44,7 +46,7 @@ def loss_by_recipe(results: Results) -> Drawn | None:
         axes.axvline(0, color="#333333", linewidth=0.8, zorder=1)
         _dots(axes, _at(paired, order), "difference", [False] * len(order))
         axes.set_title(accounting.label)
-        axes.set_xlabel("loss minus the control's\n(nats/token)")
+        axes.set_xlabel(fill("loss minus the control's (nats/token)", letters))
         pairs += paired["num_pairs"].astype(int).to_list()
     title = f"Loss by recipe at {results.sizes[0]} parameters, {slice_name(results)}"
     set_title(figure, title)
