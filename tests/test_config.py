@@ -30,8 +30,8 @@ FILES = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and HYDRAS_OWN not in path.parents
 )
-PRIMITIVES = {"int", "float", "str", "bool", "str | None", "int | None", "float | None"}
-PRIMITIVES |= {"list[str]", "list[float]", "list[int]"}
+PRIMITIVES = {"int", "float", "str", "bool", "list[str]", "list[float]", "list[int]"}
+PRIMITIVES |= {"bool | None", "str | None", "int | None", "float | None"}
 ANY_TYPE = {"env/local.gpus", "env/local.num_workers"}  # a number or a word
 # What a value needs of other axes, and what cannot have a default.
 GIVEN = {
