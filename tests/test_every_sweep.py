@@ -85,7 +85,9 @@ def cut(name: str) -> dict[str, Any]:
             entry["routing.domains"] = fewer("routing.domains", entry["routing.domains"])
         if "train.seed" in entry:
             entry["train.seed"] = [s for s in entry["train.seed"] if s in block["seeds"]]
-        if entry.get("train.seed") != []:
+        rate = entry.get("optim.peak_lr")
+        is_cut = rate is not None and rate not in block["axes"]["optim.peak_lr"]
+        if entry.get("train.seed") != [] and not is_cut:
             forbidden.append(entry)
     block["forbid"] = forbidden
     for claims in (text.get("claims", {}), block.get("claims", {})):
