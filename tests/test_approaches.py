@@ -1,6 +1,8 @@
 """Three approaches to the compute-optimal size: known truths, refusals, and the public points."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,16 @@ def test_without_noise_the_exponent_is_exact() -> None:
     fitted = fit(law, columns, losses(columns, 0, noise=0.0))
     assert surface(fitted).a == pytest.approx(EXPONENT, abs=1e-6)
     assert surface(fitted).size(1e22) == pytest.approx(best_size(1e22), rel=1e-5)
+
+
+@pytest.mark.parametrize(("by", "size"), [(-200.0, r"\d[.\d]*e-\d+"), (200.0, r"\d[.\d]*e\+\d+")])
+def test_a_surface_that_tells_no_size_is_refused(by: float, size: str) -> None:
+    columns = sweep(spread=2.0)
+    fitted = fit(law_named("chinchilla"), columns, losses(columns, 0, noise=0.0))
+    theta = list(fitted.theta)
+    theta[1] += by  # the logarithm of A: a term in N that nothing, or all, is left of
+    said = surface(replace(fitted, theta=tuple(theta))).refused
+    assert re.search(rf"puts the best size at C = 1e\+20 at {size} parameters: .* add sizes", said)
 
 
 def test_checkpoints_are_read_by_approach_1_and_ends_by_approach_2() -> None:

@@ -22,6 +22,7 @@ from .parabolas import LEAST_BUDGETS, Budget, budgets_of, minima, parabola
 
 Array = NDArray[np.float64]
 NAMES = ("1 envelope", "2 isoFLOP", "3 surface")
+MOST_PARAMETERS = 1e18  # of a model that a fit may speak of
 LEAST_SHARE = 0.5  # of resamples that must give a line, for an interval to be one
 SCHEDULE = (
     "approach 1 reads checkpoints before the end of their schedule: a run of that length would "
@@ -158,6 +159,12 @@ def surface(fitted: Fit, law: Law | None = None) -> Approach:
     point = optimum(law, fitted, np.array([fitted.theta]), center)
     if point is None:
         refused = f"law={law.name} has no terms of N and D to weigh; use --law chinchilla"
+        return Approach(name=NAMES[2], refused=refused, draws=np.empty((0, 2)))
+    if not 1 <= (size := float(point["N"][0])) <= MOST_PARAMETERS:
+        refused = (
+            f"the fit of law={law.name} puts the best size at C = {center:.3g} at {size:.3g} "
+            "parameters: these runs do not tell its terms apart; add sizes and token counts"
+        )
         return Approach(name=NAMES[2], refused=refused, draws=np.empty((0, 2)))
     draws = np.empty((0, 2))
     if fitted.draws:
