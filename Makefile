@@ -35,7 +35,7 @@ check: $(STAMP)  ## linters and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(STAMP)  ## store, loss and step against their peers, on the CPU
+bench: $(STAMP)  ## store, loss and step against their peers, on the CPU: half an hour on two cores
 	set -e; for name in store capture growth loss step; do $(BIN)/python benchmarks/$$name.py; done
 
 bench-gpu: $(STAMP)  ## what a GPU changes of it, and many students on one
