@@ -102,7 +102,7 @@ def envelope(
     run = np.unique(np.asarray(runs), return_inverse=True)[1].reshape(-1)
     curves = curves_of(C, N, loss, run)
     if refused := missing(curves):
-        return Approach(name=NAMES[0], refused=refused, draws=np.empty((0, 2)))
+        return _refusal(0, refused)
     num = len(curves.size)
     flops, sizes, _ = lowest(curves, np.ones(num, dtype=bool))
     center = float(np.exp(np.log(flops).mean()))
@@ -131,9 +131,7 @@ def isoflop(
             "equal compute (6ND within 15%), smaller and larger than the best one"
             + (f"; {said}" if said else "")
         )
-        return Approach(
-            name=NAMES[1], refused=refused, draws=np.empty((0, 2)), budgets=tuple(found)
-        )
+        return _refusal(1, refused, budgets=tuple(found))
     flops, sizes = (np.array([getattr(found[k], n) for k in good]) for n in ("flops", "N"))
     center = float(np.exp(np.log(flops).mean()))
     rng, draws = np.random.default_rng(seed), []
@@ -159,13 +157,13 @@ def surface(fitted: Fit, law: Law | None = None) -> Approach:
     point = optimum(law, fitted, np.array([fitted.theta]), center)
     if point is None:
         refused = f"law={law.name} has no terms of N and D to weigh; use --law chinchilla"
-        return Approach(name=NAMES[2], refused=refused, draws=np.empty((0, 2)))
+        return _refusal(2, refused)
     if not 1 <= (size := float(point["N"][0])) <= MOST_PARAMETERS:
         refused = (
             f"the fit of law={law.name} puts the best size at C = {center:.3g} at {size:.3g} "
             "parameters: these runs do not tell its terms apart; add sizes and token counts"
         )
-        return Approach(name=NAMES[2], refused=refused, draws=np.empty((0, 2)))
+        return _refusal(2, refused)
     draws = np.empty((0, 2))
     if fitted.draws:
         many = optimum(law, fitted, np.array(fitted.draws), center) or {}
@@ -195,6 +193,10 @@ def disagreement(found: Sequence[Approach], flops: float, level: float) -> list[
         row = {"between": [one.name, other.name], "a_difference": one.a - other.a}
         rows.append({**row, "C": flops, "N_ratio": ratio, "apart": apart})
     return rows
+
+
+def _refusal(which: int, why: str, **more: Any) -> Approach:
+    return Approach(name=NAMES[which], refused=why, draws=np.empty((0, 2)), **more)
 
 
 def _approach(
