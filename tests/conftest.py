@@ -45,6 +45,13 @@ OTHERS = {"data=files", "teacher=pretrained", "teacher=none", "store=none", "sig
 OTHERS |= {"signal=sampled", "signal=topp", "signal=top1", "teacher=twin"}
 
 
+def tiny_overrides(outputs: Path, *overrides: str) -> list[str]:
+    """``TINY`` and more; settings of a component go with it where another is named."""
+    axes = {o.split("=")[0] for o in overrides if o in OTHERS}
+    base = [o for o in TINY if o.split(".")[0] not in axes]
+    return ["env=local", *base, f"env.outputs={outputs}", *overrides]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -66,13 +73,7 @@ def compose_cfg() -> Callable[..., DictConfig]:
 def tiny_at(compose_cfg: Callable[..., DictConfig]) -> Callable[..., tuple[Run, Env]]:
     """As ``tiny``, with outputs in a directory that tests may share."""
 
-    def inner(outputs: Path, *overrides: str) -> tuple[Run, Env]:
-        # Settings of a component go with it where another is named.
-        axes = {o.split("=")[0] for o in overrides if o in OTHERS}
-        base = [o for o in TINY if o.split(".")[0] not in axes]
-        return run_of(compose_cfg(*base, f"env.outputs={outputs}", *overrides))
-
-    return inner
+    return lambda outputs, *overrides: run_of(compose_cfg(*tiny_overrides(outputs, *overrides)))
 
 
 @pytest.fixture

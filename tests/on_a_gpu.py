@@ -1,0 +1,92 @@
+"""Runs of pdx on the pretended GPU: ``on_a_gpu.py LIBRARY WHAT`` reads arguments from its stdin.
+
+Prints one JSON object as its last line. A script, for the pretended GPU wants a process of its own.
+"""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pretended_gpu
+
+
+def runs(outputs: str, variants: list[list[str]]) -> dict[str, Any]:
+    """Metrics of each run, by its overrides."""
+    from pdx.execute import execute
+
+    return {" ".join(v): execute(*composed(outputs, v), quiet=True)["metrics"] for v in variants}
+
+
+def group(outputs: str, variants: list[list[str]]) -> dict[str, Any]:
+    """The same of runs that take turns in this process."""
+    from pdx.execute import execute
+    from pdx.together import Group
+
+    turns = Group(len(variants))
+
+    def one(number: int) -> dict[str, float]:
+        with turns.seat(number) as seat:
+            run, env = composed(outputs, variants[number])
+            return execute(run, env, quiet=True, seat=seat)["metrics"]
+
+    with ThreadPoolExecutor(len(variants)) as pool:
+        found = pool.map(one, range(len(variants)))
+    return {" ".join(v): metrics for v, metrics in zip(variants, found, strict=True)}
+
+
+def verify(outputs: str, variant: list[str]) -> dict[str, Any]:
+    """What `pdx verify` finds of a store that was captured on the host."""
+    from pdx.prepare import Shared
+
+    verdict = Shared.of(*composed(outputs, variant)).verify_store()
+    return {"says": str(verdict)}
+
+
+def mixed(_: None) -> dict[str, Any]:
+    """What the pretended GPU says to mistakes."""
+    import torch
+
+    said: dict[str, Any] = {}
+    there, host = torch.ones(2, device="cuda"), torch.ones(2)
+    for name, mistake in {
+        "add": lambda: there + host,
+        "numpy": there.numpy,
+        "index": lambda: host[torch.zeros(1, dtype=torch.int64, device="cuda")],
+    }.items():
+        try:
+            mistake()
+        except (RuntimeError, TypeError) as err:
+            said[name] = str(err)
+    copied = torch.cuda.Event()
+    host.copy_(2 * there, non_blocking=True)
+    copied.record()
+    said["early"] = host.tolist()
+    copied.synchronize()
+    return said | {"in time": host.tolist()}
+
+
+def composed(outputs: str, overrides: list[str]) -> Any:
+    """A tiny run on the GPU, as the fixture ``tiny`` composes it on the host."""
+    from conftest import tiny_overrides
+    from hydra import compose, initialize_config_dir
+
+    from pdx.config import run_of
+    from pdx.paths import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", tiny_overrides(Path(outputs), "env.device=cuda", *overrides))
+    return run_of(config)
+
+
+if __name__ == "__main__":
+    pretended_gpu.install(Path(sys.argv[1]))
+    import torch
+
+    from hydra_plugins.pdx_sweeper import register
+
+    torch.set_num_threads(1)
+    register()
+    what = {f.__name__: f for f in (runs, group, verify, mixed)}[sys.argv[2]]
+    print(json.dumps(what(*json.load(sys.stdin))))
