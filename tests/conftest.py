@@ -72,7 +72,6 @@ def compose_cfg() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def tiny_at(compose_cfg: Callable[..., DictConfig]) -> Callable[..., tuple[Run, Env]]:
     """As ``tiny``, with outputs in a directory that tests may share."""
-
     return lambda outputs, *overrides: run_of(compose_cfg(*tiny_overrides(outputs, *overrides)))
 
 

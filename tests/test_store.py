@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -296,6 +297,26 @@ def block_bounds(shared: Shared, window: int) -> tuple[int, int]:
     shard = shared.open_store().shard(window // shared.layout.windows_per_shard)
     i = window - shard.first
     return int(shard.index["end"][i - 1]) if i else shard.start, int(shard.index["end"][i])
+
+
+def test_a_store_may_have_more_shards_than_a_process_open_files(
+    tiny_at: Tiny, outputs: Path, few_files: None
+):
+    """`ulimit -n` is often 1,024."""
+    shared = Shared.of(*taught(*tiny_at(outputs, *SETTINGS, "store.shard_tokens=64")))
+    store, every = shared.open_store(), np.arange(512)
+    assert shared.layout.shards_for(512) == 512
+    rows = store.rows(every, shared.train_windows.ids(every), 0)
+    assert len(rows.ids_NK) == 512 * 64
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """As many files may be open as are, and 320 more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 320, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.4, 0.6, 0.8, 1.0])

@@ -1,6 +1,8 @@
 """How a store lies on the disk: shards of windows, each with an index of blocks; see docs."""
 
+import os
 import struct
+import weakref
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
@@ -117,7 +119,10 @@ def shard_of(
 
 
 class Shard:
-    """One file of a shard, memory-mapped: blocks by window.
+    """One file of a shard, open: blocks by window.
+
+    Blocks are read and not mapped (docs/decisions/0021): of a store of any size a process holds
+    what it has just asked for.
 
     Raises:
         StoreError: not a whole shard of this store, naming what is wrong.
@@ -141,16 +146,17 @@ class Shard:
         size = path.stat().st_size
         if size < HEADER.size:
             raise StoreError(f"{path}: has {size} bytes, not even a header; {mend}")
-        self.raw = np.memmap(path, np.uint8, "r")
-        head = self.raw[: HEADER.size].tobytes()
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        head = os.pread(self._file, HEADER.size, 0)
         begins, version, count, first, said, owner, ranks, crc = HEADER.unpack(head)
         if begins != magic(part) or version != FORMAT_VERSION:
             what = "shard" if part is None else f"shard of hidden states of layer {part}"
             raise StoreError(f"{path}: is no {what} of format {FORMAT_VERSION}; {mend}")
         if size != said:
             raise StoreError(f"{path}: has {size} bytes, not {said}; {mend}")
-        index = self.raw[HEADER.size : HEADER.size + count * INDEX.itemsize]
-        if zlib.crc32(index.tobytes(), zlib.crc32(head[:-4])) != crc:
+        index = os.pread(self._file, count * INDEX.itemsize, HEADER.size)
+        if zlib.crc32(index, zlib.crc32(head[:-4])) != crc:
             raise StoreError(f"{path}: its header or index was altered (checksum); {mend}")
         if owner.decode() != store_id:
             raise StoreError(
@@ -164,14 +170,14 @@ class Shard:
             )
         if ranks != ranks_crc:
             raise StoreError(f"{path}: was written with other ranks than ranks.bin; {mend}")
-        self.index = index.view(INDEX)
+        self.index = np.frombuffer(index, INDEX)
         self.start = HEADER.size + count * INDEX.itemsize
 
     def block(self, window: int) -> tuple[memoryview, int]:
         """A window's block, checked, and the digest of the tokens that it was captured for."""
         i = window - self.first
         start = int(self.index["end"][i - 1]) if i else self.start
-        block = self.raw[start : int(self.index["end"][i])].data
+        block = memoryview(os.pread(self._file, int(self.index["end"][i]) - start, start))
         if zlib.crc32(block) != self.index["checksum"][i]:
             raise StoreError(
                 f"{self.path}: the block of window {window} was altered (checksum); delete this "

@@ -1,7 +1,7 @@
 """A store as runs read it: opened against a manifest, checked window by window."""
 
 import hashlib
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pdx.store.ranks import read_ranks
 from pdx.store.states import States, decode
 
 MANIFEST = "manifest.json"
+OPEN_SHARDS = 256  # at once: a process may often have no more than 1,024 files open
 
 
 def tokens_digest(ids: np.ndarray) -> int:
@@ -42,7 +43,8 @@ class Store:
         self.id = digest(read_json(directory / MANIFEST))
         id_of_V, self.ranks_crc = read_ranks(directory, vocab_size) if kind.ranked else (None, 0)
         self.codec = kind.codec(vocab_size, id_of_V)
-        self._shards: dict[tuple[int, Part], Shard] = {}
+        opened = partial(_opened, directory, layout, self.id, self.ranks_crc)
+        self._shards = lru_cache(OPEN_SHARDS)(opened)
 
     @staticmethod
     def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
@@ -156,11 +158,8 @@ class Store:
         return total / count
 
     def shard(self, number: int, part: Part = None) -> Shard:
-        """One file of a shard, opened and its header checked once."""
-        if (number, part) not in self._shards:
-            path, bounds = shard_path(self.directory, number, part), self.layout.bounds(number)
-            self._shards[number, part] = Shard(path, bounds, self.id, self.ranks_crc, part)
-        return self._shards[number, part]
+        """One file of a shard, its header checked; the last ones asked for stay open."""
+        return self._shards(number, part)
 
     def _planes(self, window: int, tokens: np.ndarray | None) -> list[memoryview]:
         """The planes of a window's rows, columns first; checked as ``_block`` does."""
@@ -176,6 +175,13 @@ class Store:
                 "the data changed under the store: delete the store and capture again."
             )
         return block
+
+
+def _opened(
+    directory: Path, layout: Layout, store: str, ranks_crc: int, n: int, part: Part
+) -> Shard:
+    path = shard_path(directory, n, part)
+    return Shard(path, layout.bounds(n), store, ranks_crc, part)
 
 
 def check_manifest(directory: Path, expected: dict[str, Any]) -> None:

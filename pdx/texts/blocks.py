@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from pdx.errors import DataError
 from pdx.files import locked, write_bytes, write_json
+
+OPEN_BLOCKS = 256  # at once: a process may often have no more than 1,024 files open
 
 Compute = Callable[[int], np.ndarray]
 
@@ -23,7 +26,7 @@ class Blocks:
 
     def __init__(self, directory: Path, size: int) -> None:
         self.directory, self.size = directory, size
-        self._loaded: dict[int, np.ndarray] = {}
+        self._open = lru_cache(OPEN_BLOCKS)(_loaded)
 
     def path(self, block: int) -> Path:
         """The file of one block."""
@@ -60,14 +63,14 @@ class Blocks:
     def rows(self, index_B: np.ndarray) -> np.ndarray:
         """The row of each window, [B, ...]."""
         block_B, place_B = np.divmod(index_B, self.size)
-        return np.stack([self._load(int(b))[p] for b, p in zip(block_B, place_B, strict=True)])
+        return np.stack(
+            [self._open(self.path(int(b)))[p] for b, p in zip(block_B, place_B, strict=True)]
+        )
 
-    def _load(self, block: int) -> np.ndarray:
-        if block not in self._loaded:
-            path = self.path(block)
-            if not path.exists():
-                raise DataError(
-                    f"{path}: is missing; run the same command again: only missing blocks are made."
-                )
-            self._loaded[block] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._loaded[block]
+
+def _loaded(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise DataError(
+            f"{path}: is missing; run the same command again: only missing blocks are made."
+        )
+    return np.load(path, mmap_mode="r", allow_pickle=False)
