@@ -91,7 +91,7 @@ def teacher_of(
 @torch.no_grad()
 def bare(teacher: FrozenTeacher, windows: RandomWindows) -> None:
     """Every logit once, and nothing kept."""
-    size = chunk_size(teacher.head.vocab_size)
+    size = chunk_size(teacher.head.vocab_size, teacher.device)
     num_batches = windows.num_windows * SEQ_LEN // BATCH_TOKENS
     for index_B in np.split(np.arange(windows.num_windows), num_batches):
         hidden_ND = teacher.hidden(windows.batch(index_B).to(teacher.device))

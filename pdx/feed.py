@@ -193,7 +193,8 @@ class Feed:
             states = [s.values() for s in batch.states]
         else:
             hidden_ND, states = self._once(batch.place, lambda: self._hidden(batch), routing.shift)
-            head, size = self._teacher.logits, chunk_size(self._teacher.head.vocab_size)
+            head = self._teacher.logits
+            size = chunk_size(self._teacher.head.vocab_size, self.device)
 
             def share(part: tuple[int, int], what: str, make: Callable[[], T]) -> T:
                 more = heard if what == "signal" else (routing.shift,)

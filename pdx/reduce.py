@@ -10,9 +10,12 @@ from pdx.models import Head
 from pdx.signal import StudentLogits, TeacherSignal
 from pdx.student import Chunk
 
-# Elements of logits formed at once: 48 MiB in float32. On a CPU more is no faster, and much less
-# reads the head's gradient too often (benchmarks/README.md).
+# Elements of logits formed at once: 48 MiB in float32 on a CPU, 256 MiB on a GPU. On a CPU more is
+# no faster, and much less reads the head's gradient too often (benchmarks/README.md). A GPU adds to
+# that gradient, some 12 bytes an element and chunk, in the time of 500 rows' products or so (an
+# H100's 8e14 FLOP/s and 3.3e12 B/s): a chunk is to have several times as many rows.
 CHUNK_ELEMENTS = 3 * 2**22
+CHUNK_ELEMENTS_GPU = 2**26
 CACHED_ELEMENTS = 2**19  # that several passes find in a CPU's cache: a third of the time
 
 
@@ -35,15 +38,17 @@ class Sums(NamedTuple):
     loss: Tensor
 
 
-def chunk_size(vocab_size: int) -> int:
+def chunk_size(vocab_size: int, device: torch.device) -> int:
     """Positions per chunk, so that the logits formed at once stay bounded."""
-    return max(1, CHUNK_ELEMENTS // vocab_size)
+    elements = CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_GPU
+    return max(1, elements // vocab_size)
 
 
 def cached_size(vocab_size: int, device: torch.device) -> int:
     """Positions whose logits are read several times over: on a CPU as many as its cache holds."""
-    elements = CACHED_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS
-    return max(1, elements // vocab_size)
+    if device.type != "cpu":
+        return chunk_size(vocab_size, device)
+    return max(1, CACHED_ELEMENTS // vocab_size)
 
 
 @torch.no_grad()
@@ -82,7 +87,7 @@ def backward(
     hidden_ND = hidden_BLD.detach().flatten(0, 1)
     targets_N, mask_N = targets_BL.reshape(-1), mask_BL.reshape(-1)
     taught_N = mask_N if taught_BL is None else mask_N & taught_BL.reshape(-1)
-    size = min(chunk or chunk_size(head.vocab_size), len(hidden_ND))
+    size = min(chunk or chunk_size(head.vocab_size, hidden_ND.device), len(hidden_ND))
     projection = _Projection(head, hidden_ND, size)
     ce_sum = torch.zeros((), device=hidden_ND.device, dtype=projection.dtype)
     kd_sum, loss_sum = torch.zeros_like(ce_sum), torch.zeros_like(ce_sum)
@@ -160,10 +165,14 @@ class _Projection:
             self.grad_V += grad_CV.sum(0)
         low_CV = grad_CV.to(self.weight_VD.dtype)
         self._product(low_CV, self.weight_VD, self.grad_ND[start:stop])
+        hidden_CD = self.hidden_ND[start:stop]
         if low_CV.dtype == self.dtype:
-            self.grad_VD.addmm_(low_CV.T, self.hidden_ND[start:stop])
+            self.grad_VD.addmm_(low_CV.T, hidden_CD)
+        elif _sums_wide(low_CV.device):
+            total_VD = self.grad_VD
+            torch.addmm(total_VD, low_CV.T, hidden_CD, out_dtype=self.dtype, out=total_VD)
         else:
-            self.grad_VD += torch.mm(low_CV.T, self.hidden_ND[start:stop])
+            self.grad_VD += torch.mm(low_CV.T, hidden_CD)
 
     def backward(self, hidden_BLD: Tensor, beside: Tensor | None) -> None:
         """Through the body, once for all terms; parameters that are frozen get none."""
@@ -186,8 +195,15 @@ class _Projection:
         with torch.autocast(a.device.type, enabled=False):
             if a.dtype == out.dtype:
                 torch.mm(a, b, out=out)
+            elif _sums_wide(a.device):
+                torch.mm(a, b, out_dtype=out.dtype, out=out)
             else:
                 out.copy_(torch.mm(a, b))
+
+
+def _sums_wide(device: torch.device) -> bool:
+    """Whether products of bfloat16 come out in the float32 in which they are summed, unrounded."""
+    return device.type == "cuda" and torch.version.hip is None
 
 
 class _Known(torch.autograd.Function):

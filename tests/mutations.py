@@ -616,7 +616,7 @@ MUTATIONS = [
     Mutation(
         "chunks ignored",
         "reduce.py",
-        "size = min(chunk or chunk_size(head.vocab_size), len(hidden_ND))",
+        "size = min(chunk or chunk_size(head.vocab_size, hidden_ND.device), len(hidden_ND))",
         "size = len(hidden_ND)",
         "reduce",
     ),

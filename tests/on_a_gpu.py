@@ -86,6 +86,9 @@ if __name__ == "__main__":
 
     from hydra_plugins.pdx_sweeper import register
 
+    from pdx import reduce
+
+    reduce.CHUNK_ELEMENTS_GPU = 32 * 100  # three chunks a micro-batch of the tiny runs
     torch.set_num_threads(1)
     register()
     what = {f.__name__: f for f in (runs, group, verify, mixed)}[sys.argv[2]]

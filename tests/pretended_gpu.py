@@ -40,6 +40,7 @@ def install(library: Path) -> None:
     moves = {aten.copy_.default, aten._to_copy.default}
     indexing = {aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put_.default}
     indexing |= {aten.index_put.default, aten._index_put_impl_.default}
+    wide = {aten.mm.dtype_out, aten.addmm.dtype_out}  # kernels that the host has not
     under_way: list[tuple[torch.Tensor, torch.Tensor]] = []  # copies to the host, and their source
 
     class OnGPU(torch.Tensor):
@@ -94,6 +95,11 @@ def install(library: Path) -> None:
             raise RuntimeError(f"{func}: all tensors must be on one device, found cuda:0 and cpu")
         if func is aten._fused_sdp_choice.default:
             return 0  # plain attention: the fused kernels of GPUs are not here
+        if func in wide:
+            *terms, a, b, dtype = (getattr(value, "on_host", value) for value in args)
+            wide_product = a.to(dtype) @ b.to(dtype)
+            kwargs["out"].on_host.copy_(sum(terms, wide_product))
+            return kwargs["out"]
         to = kwargs.get("device")
         on_gpu = bool(there) if to is None else torch.device(to).type == "cuda"
         if func is aten.copy_.default:

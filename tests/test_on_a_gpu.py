@@ -44,7 +44,8 @@ VARIANTS = [
     ["loss=none", "text=teacher_samples"],
 ]
 GROUP = [["loss=reverse_kl", "mix=period"], ["loss=forward_kl"], ["loss=none"]]
-ROOM = {"abs": 2e-5, "rel": 2e-4}  # chunks are of other lengths there
+ROOM = {"float32": {"abs": 2e-5, "rel": 2e-4}}  # chunks are of other lengths there,
+ROOM["bfloat16"] = {"abs": 2e-3, "rel": 2e-2}  # and logits are not rounded
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -79,7 +80,7 @@ def test_a_run_on_a_gpu_is_the_run_on_the_host(tiny_at: TinyAt, tmp_path: Path, 
         run, env = tiny_at(tmp_path / "host", *SHORT, *variant)
         here = of_the_run(execute(run, env, quiet=True)["metrics"])
         found = of_the_run(there[" ".join([*SHORT, *variant])])
-        assert found == pytest.approx(here, **ROOM), variant
+        assert found == pytest.approx(here, **ROOM[run.train.precision]), variant
 
 
 def test_runs_that_take_turns_on_a_gpu_are_those_one_by_one(tmp_path: Path, on_a_gpu: OnAGPU):

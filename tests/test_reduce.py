@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from pdx.live import LiveSignal
 from pdx.models import Head
-from pdx.reduce import CHUNK_ELEMENTS, backward, chunk_size
+from pdx.reduce import CHUNK_ELEMENTS, CHUNK_ELEMENTS_GPU, backward, chunk_size
 
 FORWARD_KL = component("loss", "forward_kl")
 FULL = component("signal", "full")
@@ -145,10 +145,11 @@ def test_logits_are_formed_in_chunks_only(of: str, chunk: int):
 
 
 def test_chunks_are_bounded_in_elements():
-    for vocab_size in (2, 1024, 151_552, CHUNK_ELEMENTS, 10 * CHUNK_ELEMENTS):
-        size = chunk_size(vocab_size)
-        assert size >= 1 and (size == 1 or size * vocab_size <= CHUNK_ELEMENTS)
-        assert (size + 1) * vocab_size > CHUNK_ELEMENTS
+    for device, most in (("cpu", CHUNK_ELEMENTS), ("cuda", CHUNK_ELEMENTS_GPU)):
+        for vocab_size in (2, 1024, 151_552, most, 10 * most):
+            size = chunk_size(vocab_size, torch.device(device))
+            assert size >= 1 and (size == 1 or size * vocab_size <= most)
+            assert (size + 1) * vocab_size > most
 
 
 def test_half_precision_logits_are_upcast_before_the_softmax():

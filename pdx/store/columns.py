@@ -64,7 +64,7 @@ def _rows(
     length = store.layout.seq_len
     offsets = torch.from_numpy(index_B)[:, None] * length + torch.arange(length)
     offset_N = offsets.reshape(-1).to(teacher.device)
-    size = chunk_size(teacher.head.vocab_size)
+    size = chunk_size(teacher.head.vocab_size, teacher.device)
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(hidden_ND), size):
         stop = start + size

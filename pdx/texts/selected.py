@@ -126,7 +126,8 @@ class Selected:
 @torch.no_grad()
 def log_likelihoods(model: "FrozenTeacher", windows: "Windows", index: np.ndarray) -> np.ndarray:
     """Log-probability of each window's targets that count, in nats, float64 [len(index)]."""
-    step, size = max(1, BATCH_TOKENS // windows.seq_len), chunk_size(model.head.vocab_size)
+    step = max(1, BATCH_TOKENS // windows.seq_len)
+    size = chunk_size(model.head.vocab_size, model.device)
     found = []
     for first in range(0, len(index), step):
         batch = windows.batch(index[first : first + step]).to(model.device)
