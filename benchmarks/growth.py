@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", help="not used: what grows is on the host")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--most-tokens", type=int, default=4_096_000, help="1e8 takes half an hour")
+    parser.add_argument("--most-tokens", type=int, default=100_000_000)
     parser.add_argument("--capture", nargs=2)
     parser.add_argument("--read", nargs=3)
     parser.add_argument("--workers", nargs=3)

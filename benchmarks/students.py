@@ -47,16 +47,17 @@ class Setting:
 
         quiet_transformers()
         torch.set_num_threads(1)
-        batch_size, _, _, student = SHAPES[shape]
+        size = SHAPES[shape]
         overrides = [
-            *(o for o in COMMON if not o.startswith("store.")),
+            *COMMON,
             *SOURCES[source],
-            student,
+            f"student={size.student}",
+            f"data.seq_len={size.seq_len}",
             "loss=forward_kl",
             "signal=topk",
-            f"train.batch_size={batch_size}",
-            f"train.micro_batch_size={batch_size}",
-            f"train.num_tokens={64 * batch_size * (STEPS + NOT_COUNTED)}",
+            f"train.batch_size={size.windows}",
+            f"train.micro_batch_size={size.windows}",
+            f"train.num_tokens={size.seq_len * size.windows * (STEPS + NOT_COUNTED)}",
             f"env.device={device}",
         ]
         register()

@@ -44,6 +44,39 @@ def verify(outputs: str, variant: list[str]) -> dict[str, Any]:
     return {"says": str(verdict)}
 
 
+def benchmarks(outputs: str) -> dict[str, Any]:
+    """The smallest cases of what `make bench-gpu` measures, by the scripts' own functions."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    import capture
+    import loss
+    import step
+    import students
+    from conftest import tiny_overrides
+
+    capture.TEACHERS["cuda"]["least"] = (32, 1, 128, 1_024)
+    capture.BATCH_TOKENS["cuda"] = 512
+    captured = capture.measure("least", "cuda", 1)
+    least = dict.fromkeys(loss.SHAPES["cuda"], 0) | {"vocab": 64, "tokens": 32, "width": 8}
+    ours = [name for name, peer in loss.CASES.items() if not peer]
+    losses = {name: loss.run_case(name, least | {"top_k": 4}, "cuda") for name in ours}
+    usual = ("env.device=cuda", "data.vocab_size=128")  # of 50 ids kept
+    tiny = tiny_overrides(Path(outputs), *usual)[1:]  # env is named by the scripts
+    small = [setting for setting in tiny if not setting.startswith(("store.", "signal."))]
+    step.COMMON[:] = students.COMMON[:] = [*step.COMMON, *small]
+    step.product_flops = lambda device, precision: 1.0  # a product of 8,192 by 8,192 on a host
+    more = step.GPU["settings"][1:]  # without the vocabulary
+    shape = step.Shape(student="s10k", device="cuda", num_steps=8, settings=more)
+    step.SHAPES["least"] = step.SHAPES["demo, s10k"] = shape
+    steps = {kind: step.run_case("least", kind) for kind in step.KINDS}
+    students.STEPS = 2
+    many = {
+        f"{source} {how}": students.run_case("demo, s10k", source, how, 2, "cuda")
+        for source in students.SOURCES
+        for how in ("together", "stacked")
+    }
+    return {"capture": captured, "loss": losses, "step": steps, "students": many}
+
+
 def mixed(_: None) -> dict[str, Any]:
     """What the pretended GPU says to mistakes."""
     import torch
@@ -85,11 +118,10 @@ if __name__ == "__main__":
     import torch
 
     from hydra_plugins.pdx_sweeper import register
-
     from pdx import reduce
 
     reduce.CHUNK_ELEMENTS_GPU = 32 * 100  # three chunks a micro-batch of the tiny runs
     torch.set_num_threads(1)
     register()
-    what = {f.__name__: f for f in (runs, group, verify, mixed)}[sys.argv[2]]
+    what = {f.__name__: f for f in (runs, group, verify, benchmarks, mixed)}[sys.argv[2]]
     print(json.dumps(what(*json.load(sys.stdin))))

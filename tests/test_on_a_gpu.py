@@ -99,6 +99,14 @@ def test_a_store_of_the_host_is_verified_on_a_gpu(
     assert "every checksum and every token digest holds" in said and "fresh teacher pass" in said
 
 
+def test_what_a_gpu_is_asked_by_the_benchmarks_runs(tmp_path: Path, on_a_gpu: OnAGPU):
+    """No time is measured here: a GPU is rare, and its session is not to end in a traceback."""
+    found = on_a_gpu("benchmarks", tmp_path)
+    assert len(found["capture"]) == 9 and len(found["loss"]) == 8
+    assert all(case["ms_per_step"] > 0 for case in found["step"].values())
+    assert all(case["ms"] > 0 for case in found["students"].values())
+
+
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses(on_a_gpu: OnAGPU):
     said = on_a_gpu("mixed", None)
     assert "cuda:0 and cpu" in said["add"] and "cuda:0 and cpu" in said["index"]
