@@ -61,7 +61,7 @@ def run_case(shape: str, kind: str, device: str) -> dict[str, float]:
     from pdx.checkpoint import Keeper
     from pdx.feed import Feed
     from pdx.models import quiet_transformers
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
     from pdx.train import train
 
     quiet_transformers()

@@ -21,7 +21,7 @@ from pdx.reduce import cached_size
 if TYPE_CHECKING:
     from pdx.data import Batch, Windows
     from pdx.frozen import FrozenTeacher
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 EVAL_BATCH_TOKENS = 8192
 

@@ -19,7 +19,7 @@ from pdx.ranks import Ranks
 
 if TYPE_CHECKING:
     from pdx.data import Windows
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,10 @@ import torch.distributed as dist
 from pdx.checkpoint import Paused
 from pdx.checks import check_ranks
 from pdx.config import Run, config_of, run_of_resolved
+from pdx.device import device_of
 from pdx.env import Env
 from pdx.errors import ConfigError, PdxError, RankLost
 from pdx.known import know, known
-from pdx.prepare import device_of
 from pdx.ranks import Ranks
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

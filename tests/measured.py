@@ -8,7 +8,7 @@ import torch
 
 from pdx import evaluate
 from pdx.data import Batch, Windows
-from pdx.prepare import Shared
+from pdx.shared import Shared
 
 SETTINGS = ["teacher.init_std=0.3", "teacher.num_tokens=4096", "student.init_std=0.3"]
 SETTINGS += ["eval.num_tokens_teacher=1300", "data.num_tokens_val=2048"]  # 20 windows of 32

@@ -1086,7 +1086,7 @@ MUTATIONS = [
     ),
     Mutation(
         "hidden states make another store of the run",
-        "prepare.py",
+        "shared.py",
         '"temperatures": list(layout.temperatures),',
         '"temperatures": list(layout.temperatures), "hidden": list(layout.hidden_layers),',
         "store_hidden",
@@ -1335,7 +1335,7 @@ MUTATIONS = [
     # ---- recording ----
     Mutation(
         "a part is read from the beginning of the recording",
-        "prepare.py",
+        "shared.py",
         "store.first_window = first",
         "store.first_window = 0",
         "recorded",

@@ -18,8 +18,8 @@ from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.evaluate import Reference, compare, held_out_loss, windows_in
 from pdx.execute import execute
-from pdx.prepare import Shared
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 
 __all__ = ["small_pieces", "student"]
 

@@ -20,7 +20,7 @@ from pdx.execute import execute
 from pdx.facts import facts_of
 from pdx.frozen import freeze, load_model
 from pdx.live import LiveSignal
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.sparse import SparseSignal
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.teacher import DATA_SPLITS, weights_digest

@@ -18,7 +18,7 @@ from pdx.store.writer import blocks_of, write_shard
 
 if TYPE_CHECKING:
     from pdx.feed import MicroBatch
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 Hear = Callable[[int, int, Tensor], None]
 Blocks = list[tuple[bytes, int]]  # of each window, and the digest of its tokens

@@ -18,9 +18,10 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 
 from pdx.checkpoint import Paused
 from pdx.config import run_of_resolved
+from pdx.device import use_threads
 from pdx.env import Env
 from pdx.errors import PdxError, RankLost
-from pdx.execute import execute, use_threads
+from pdx.execute import execute
 from pdx.files import read_json
 from pdx.known import know
 from pdx.sweep.across_seeds import AcrossSeeds

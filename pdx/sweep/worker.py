@@ -28,7 +28,7 @@ class Prepare:
 
     def __call__(self, _cfg: Any) -> None:
         from pdx.config import run_of_resolved
-        from pdx.execute import use_threads
+        from pdx.device import use_threads
         from pdx.known import known
         from pdx.prepare import ensure_all
         from pdx.provenance import checkout
