@@ -1732,7 +1732,7 @@ MUTATIONS = [
     # ---- verdicts ----
     Mutation(
         "verdicts on val",
-        "analysis/questions/verdicts.py",
+        "analysis/questions/cells.py",
         'CHOSEN_ON, JUDGED_ON = "val/loss", "test/loss"',
         'CHOSEN_ON, JUDGED_ON = "val/loss", "val/loss"',
         "verdicts",
