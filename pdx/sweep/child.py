@@ -88,7 +88,7 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float, seat: Sea
     pruner = _pruner_of(task)
     if isinstance(pruner, AcrossSeeds) and pruner.loses(_study(task), task.trial_id, point):
         return Outcome("pruned", reason="its setting loses to the best one seed by seed")
-    parent = SweepLog(env, task.sweep_id, prepared["experiment"], prepared["parent"])
+    parent = SweepLog.known(env, task.sweep_id, prepared["experiment"], prepared["parent"])
     log = RunLog(env, run.run_id, "run", point.params, parent, point.label, {"role": point.role})
     observe = log.observe
     if pruner is not None and not isinstance(pruner, AcrossSeeds):

@@ -135,8 +135,8 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             )
         plan.save(directory)
         queue = Queue(directory, plan, env.storage)
-        log = SweepLog(env, plan.sweep_id)  # creates MLflow's database before any worker starts
-        log.start(plan.question, plan.command, plan.num_runs)
+        # Creates MLflow's database before any worker starts.
+        log = SweepLog.open(env, plan.sweep_id, plan.question, plan.command, plan.num_runs)
         try:
             queue.reap(env.max_retries)
             left = {p.run_id for p in pending(plan, env)}
