@@ -164,12 +164,11 @@ def parser() -> argparse.ArgumentParser:
 def _ask(options: argparse.Namespace) -> Any:
     from pdx.analysis.fitting.fitted import Fit  # pyright: ignore[reportMissingImports]
     from pdx.analysis.fitting.objectives import Objective  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.laws import laws  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.scaling.ask import (  # pyright: ignore[reportMissingImports]
-        Ask,
-        laws_named,
+    from pdx.analysis.fitting.supervised import (  # pyright: ignore[reportMissingImports]
         supervised_by,
     )
+    from pdx.analysis.laws import law_named, laws  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.scaling.ask import Ask  # pyright: ignore[reportMissingImports]
     from pdx.analysis.scaling.points import Request  # pyright: ignore[reportMissingImports]
 
     if options.delta is not None and options.loss != "huber":
@@ -184,13 +183,14 @@ def _ask(options: argparse.Namespace) -> Any:
     )
     _check(options.folds != 1 and options.folds >= 0, f"--folds {options.folds}: 0, or 2 and more.")
     named = _law(options.law)
-    others = list(laws()) if options.compare == "all" else _list(options.compare)
     if options.supervised is not None:
         try:
             found = Fit.from_json(json.loads(options.supervised.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise ConfigError(f"--supervised {options.supervised}: no fit's JSON: {err}.") from err
         named = supervised_by(named, found)
+    compared = laws() if options.compare == "all" else _list(options.compare)
+    others = [law_named(name) for name in dict.fromkeys(compared)]
     return Ask(
         path=options.points,
         request=Request(
@@ -200,7 +200,7 @@ def _ask(options: argparse.Namespace) -> Any:
             weights=options.weights,
             run=options.run,
         ),
-        laws=[named, *(law for law in laws_named(others) if law.name != named.name)],
+        laws=[named, *(law for law in others if law.name != named.name)],
         objective=Objective(kind=options.loss, delta=delta, asymmetry=options.asymmetry),
         fixed=_numbers("--fix", options.fix),
         tied=_pairs("--tie", options.tie),
