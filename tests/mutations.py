@@ -1138,7 +1138,7 @@ MUTATIONS = [
         "with torch.autocast(self.device.type, enabled=False):",
         "if True:",
         "store",
-        3,
+        2,
     ),
     Mutation(
         "weights not in a teacher's name",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pdx.build import check
 from pdx.errors import ConfigError
+from pdx.models import check_layers
 from pdx.student import upcast
 from pdx.teacher import TrainedHere
 
@@ -66,15 +67,8 @@ class Matched:
             self.check_widths(**widths)
 
     def check_layers(self, who: str, num_layers: int) -> None:
-        """Refuse a layer that the model has not."""
-        for layer in getattr(self, f"{who}_layers"):
-            check(
-                -num_layers - 1 <= layer <= num_layers,
-                f"hidden.{who}_layers",
-                layer,
-                f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
-                f"{-num_layers - 1}",
-            )
+        """Refuse a layer that the student, or the teacher, has not."""
+        check_layers(f"hidden.{who}_layers", getattr(self, f"{who}_layers"), num_layers)
 
     def check_widths(self, student: int, teacher: int) -> None:
         """Refuse states of unequal widths without a projection."""

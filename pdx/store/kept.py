@@ -6,6 +6,7 @@ import numpy as np
 
 from pdx.build import check
 from pdx.errors import ConfigError
+from pdx.models import check_layers
 from pdx.store.codecs.row import Codec
 from pdx.store.states import GROUP, LEVELS
 
@@ -81,14 +82,7 @@ class Kept:
 
     def check_layers(self, num_layers: int) -> None:
         """Refuse a layer that the teacher has not."""
-        for layer in self.hidden_layers:
-            check(
-                -num_layers - 1 <= layer <= num_layers,
-                "store.hidden_layers",
-                layer,
-                f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
-                f"{-num_layers - 1}",
-            )
+        check_layers("store.hidden_layers", self.hidden_layers, num_layers)
 
     def check_hidden(self, hidden: Any) -> None:
         """Refuse to match hidden states of layers that this capture does not keep."""
