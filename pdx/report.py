@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pdx.env import Env
 from pdx.errors import ConfigError
+from pdx.options import listed, pairs
 
 EXAMPLES = """\
 examples:
@@ -23,15 +24,12 @@ def main(arguments: list[str]) -> None:
         PdxError: an option, the tracking store or its runs; one sentence says which.
     """
     options = parser().parse_args(arguments)
-    mapping = {}
-    for part in filter(None, (p.strip() for p in options.map.split(","))):
-        name, sign, value = part.partition("=")
-        if not (name and sign and value):
-            raise ConfigError(f"--map {part}: write NAME=COLUMN, several with commas between.")
-        mapping[name] = value
-    objectives = [o for o in options.objectives.split(",") if o]
+    mapping = pairs("--map", options.map, "NAME=COLUMN")
+    objectives = listed(options.objectives)
     if len(objectives) not in (0, 2):
-        raise ConfigError(f"--objectives {options.objectives}: a front takes two metrics.")
+        raise ConfigError(
+            f"--objectives {options.objectives}: a front takes two metrics; write A,B."
+        )
     from pdx.analysis.questions.results import results_of  # pyright: ignore[reportMissingImports]
     from pdx.analysis.report import write_results  # pyright: ignore[reportMissingImports]
     from pdx.analysis.runs.foreign import (  # pyright: ignore[reportMissingImports]
