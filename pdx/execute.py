@@ -92,6 +92,22 @@ def execute(
     return result
 
 
+def train_teacher(
+    training: Run, env: Env, record: "Recorder | None" = None, run_dir: Path | None = None
+) -> None:
+    """As ``execute``, of a run that others need whole.
+
+    Raises:
+        Diverged: it did.
+    """
+    result = execute(training, env, record=record, run_dir=run_dir)
+    if result["status"] != "complete":
+        raise Diverged(
+            f"teacher: its training diverged ({result['reason']}); its own rate and warmup are "
+            "teacher.peak_lr and teacher.warmup_frac."
+        )
+
+
 def take_part(run: Run, env: Env, ranks: Ranks) -> None:
     """Be one of the ranks of a run that rank 0 executes."""
     quiet_transformers()

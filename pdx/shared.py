@@ -12,7 +12,7 @@ from pdx.data import TokenSet, Windows, prepare
 from pdx.data.domains import labels_of, refuse_unknown
 from pdx.device import device_of
 from pdx.env import Env
-from pdx.errors import ConfigError, DataError, Diverged
+from pdx.errors import ConfigError, DataError
 from pdx.evaluate import Reference, windows_in
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
@@ -91,12 +91,10 @@ class Shared:
         """Train a teacher that is to be trained here, once."""
         if not isinstance(teacher, TrainedHere) or self.teacher_dir(teacher).is_dir():
             return
-        from pdx.execute import execute
+        from pdx.execute import train_teacher
 
         print(f"teacher: training {self.run.teacher_id(teacher)}", file=sys.stderr)
-        result = execute(teacher.run(self.run), self.env)
-        if result["status"] != "complete":
-            raise Diverged(f"teacher: its training diverged ({result['reason']}).")
+        train_teacher(teacher.run(self.run), self.env)
 
     def load_teacher(self, teacher: Any) -> FrozenTeacher:
         """A teacher, frozen, on this run's device."""
