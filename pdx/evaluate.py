@@ -74,11 +74,6 @@ class Evaluation:
         return {}
 
 
-def windows_in(windows: "Windows", num_tokens: int) -> int:
-    """Whole windows in ``num_tokens``: at least one, at most all."""
-    return min(windows.num_windows, max(1, num_tokens // windows.seq_len))
-
-
 @torch.no_grad()
 def passes(
     model: Any, windows: "Windows", count: int, ranks: Ranks
@@ -112,7 +107,7 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Mean loss in nats per token, and in bits per byte of the text that those tokens spell."""
     model.eval()
-    count = windows_in(windows, num_tokens)
+    count = windows.num_windows_in(num_tokens)
     nats, valid = torch.zeros((), device=ranks.device, dtype=torch.float64), 0
     head = head_of(model)
     for _, batch, hidden_ND in passes(model, windows, count, ranks):
@@ -169,7 +164,7 @@ class Reference:
 
         if (directory / "manifest.json").exists():
             return
-        count, head = windows_in(windows, num_tokens), teacher.head
+        count, head = windows.num_windows_in(num_tokens), teacher.head
         width = head.weight_VD.shape[1]
         require_space(
             directory.parent, 4 * count * windows.seq_len * width, "the evaluation's teacher pass"

@@ -13,7 +13,7 @@ from pdx.bins import Bins, Reliability
 from pdx.build import check
 from pdx.data import Batch
 from pdx.data.domains import metric_name
-from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes, windows_in
+from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes
 from pdx.models import head_of
 from pdx.ranks import Ranks
 
@@ -200,7 +200,7 @@ def by_domain(
 ) -> dict[str, float]:
     """Loss of the targets of each domain, and how many count; of domains that are not here none."""
     model.eval()
-    head, device, count = head_of(model), ranks.device, windows_in(windows, num_tokens)
+    head, device, count = head_of(model), ranks.device, windows.num_windows_in(num_tokens)
     bins = Bins(len(names), 1, device)
     for start, batch, hidden_ND in passes(model, windows, count, ranks):
         domain_BL = windows.domains(np.arange(start, start + len(batch.tokens_BL)))

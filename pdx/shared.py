@@ -13,7 +13,7 @@ from pdx.data.domains import labels_of, refuse_unknown
 from pdx.device import device_of
 from pdx.env import Env
 from pdx.errors import ConfigError, DataError
-from pdx.evaluate import Reference, windows_in
+from pdx.evaluate import Reference
 from pdx.files import digest, locked
 from pdx.frozen import FrozenTeacher, freeze, load_model, load_pretrained
 from pdx.store.format import FORMAT_VERSION, Layout
@@ -62,12 +62,12 @@ class Shared:
     @property
     def num_unique_tokens(self) -> int:
         """Distinct tokens that the run reads."""
-        return min(self.run.num_windows, self.train_windows.num_windows) * self.token_set.seq_len
+        return self.run.num_unique_windows(self.train_windows) * self.token_set.seq_len
 
     @property
     def num_epochs(self) -> float:
         """How often it reads its split."""
-        return self.run.num_windows / self.train_windows.num_windows
+        return self.run.num_epochs(self.train_windows)
 
     def check_epochs(self) -> None:
         """Repeating data is asked for, never silent."""
@@ -232,7 +232,9 @@ class Shared:
         if not teacher.exists or num_tokens == 0:
             return None
         val = self.token_set.windows("val")
-        name = digest([val.digest, windows_in(val, num_tokens), getattr(teacher, "padding", None)])
+        name = digest(
+            [val.digest, val.num_windows_in(num_tokens), getattr(teacher, "padding", None)]
+        )
         directory = self.env.paths.teachers / self.run.teacher_id(teacher) / f"reference-{name}"
         if not (directory / "manifest.json").exists():
             with locked(directory.parent / f"{directory.name}.lock"):

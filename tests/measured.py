@@ -31,7 +31,7 @@ class Masked:
 
     def __init__(self, windows: Windows) -> None:
         self.windows, self.seq_len, self.num_windows = windows, windows.seq_len, windows.num_windows
-        self.window_bytes = windows.window_bytes
+        self.window_bytes, self.num_windows_in = windows.window_bytes, windows.num_windows_in
 
     def batch(self, index_B: np.ndarray) -> Batch:
         batch = self.windows.batch(index_B)
