@@ -1239,8 +1239,8 @@ MUTATIONS = [
     Mutation(
         "every batch compared with the teacher's first",
         "evaluate.py",
-        "reference.hidden_BLD[start:stop]",
-        "reference.hidden_BLD[: stop - start]",
+        "self.hidden_BLD[start:stop]",
+        "self.hidden_BLD[: stop - start]",
         "evaluate",
     ),
     Mutation(
