@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pdx.env import Env
+from pdx.env import default_env
 from pdx.errors import ConfigError
 from pdx.options import listed, pairs
 
@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     )
     from pdx.tracking.read import attach_to, runs_of
 
-    env = _env(options)
+    said = {"outputs": options.outputs, "tracking_uri": options.tracking_uri}
+    env = default_env({key: value for key, value in said.items() if value})
     results = results_of(
         runs_of(env, options.experiment, curves_read(mapping)),
         Reading(mapping=mapping, control=options.control, objectives=objectives),
@@ -50,21 +51,6 @@ def main(arguments: list[str]) -> None:
     if options.attach:
         attach_to(env, options.attach, files.all)
     print(f"report: {files.html}")
-
-
-def _env(options: argparse.Namespace) -> Env:
-    """The default env with what the command line says of it."""
-    from omegaconf import OmegaConf
-
-    from pdx.build import build
-    from pdx.paths import conf_dir
-
-    node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
-    if options.outputs:
-        OmegaConf.update(node, "outputs", options.outputs)
-    if options.tracking_uri:
-        OmegaConf.update(node, "tracking_uri", options.tracking_uri)
-    return build(node, "env")  # type: ignore[arg-type]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _MadeOnce:
     """What the runs of a plan share, each made once: by id, what it costs to make.
 
     Attributes:
@@ -56,8 +56,8 @@ class _Shared:
     store_bytes: dict[str, float]
 
     @staticmethod
-    def of(points: Sequence[Point]) -> "_Shared":
-        shared = _Shared({}, {}, {})
+    def of(points: Sequence[Point]) -> "_MadeOnce":
+        shared = _MadeOnce({}, {}, {})
         for point in points:
             facts, config = point.facts, point.config
             if facts["teacher_id"]:
@@ -73,7 +73,7 @@ class _Shared:
 
 def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
     facts = [p.facts for p in plan.points]
-    shared = _Shared.of(plan.points)
+    shared = _MadeOnce.of(plan.points)
     yield f"{len(plan.points)} runs, {len(plan.points) - num_todo} done (*), {num_todo} to do"
     yield (
         f"tokens: {_count(sum(f['num_tokens'] for f in facts))} over all runs; student FLOPs "
