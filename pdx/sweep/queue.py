@@ -96,8 +96,11 @@ class Queue(Studies):
         alive = [t for t in trials if t.state != TrialState.FAIL and not _is_double(t)]
         missing = max(0, self.plan.method.num_runs - len(alive))
         for _ in range(missing):
-            self._add(self.drawn, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(self.drawn)
         return missing
+
+    def _add_ticket(self, study: optuna.Study) -> None:
+        self._add(study, {}, {}, {"role": "search", "retries": 0})
 
     @patient
     def reap(self, max_retries: int) -> list[str]:
@@ -153,12 +156,12 @@ class Queue(Studies):
         settings = search.draw(lambda key, axis: _suggest(trial, key, axis))
         reason = search.rules.reason_against({s.key: s.value for s in settings})
         if reason is not None:
-            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(study)
             self.tell_failed(trial, f"forbidden: {reason}")
             return None
         point = search.point(settings)
         if point.run_id in points:
-            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(study)
             trial.set_user_attr("double", True)
         points[point.run_id] = point
         trial.set_user_attr("run_id", point.run_id)
