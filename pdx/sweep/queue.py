@@ -93,7 +93,7 @@ class Queue(Studies):
         if self.drawn is None:
             return 0
         trials = self.drawn.get_trials(deepcopy=False)
-        alive = [t for t in trials if t.state != TrialState.FAIL and not _is_double(t)]
+        alive = [t for t in trials if t.state != TrialState.FAIL and not is_double(t)]
         missing = max(0, self.plan.method.num_runs - len(alive))
         for _ in range(missing):
             self._add_ticket(self.drawn)
@@ -227,7 +227,8 @@ def _attrs(point: Point, retries: int) -> dict[str, Any]:
     return {"run_id": point.run_id, "role": point.role, "retries": retries}
 
 
-def _is_double(trial: FrozenTrial) -> bool:
+def is_double(trial: FrozenTrial) -> bool:
+    """Whether a search drew a run that it had drawn before."""
     return bool(trial.user_attrs.get("double"))
 
 
