@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pdx.build import check
+from pdx.build import check, value_name
 from pdx.errors import ConfigError
 from pdx.models import check_layers
 from pdx.student import upcast
@@ -43,7 +43,7 @@ class Matched:
 
     def check(self, run: "Run") -> None:
         """Refuse what has no hidden states to match, before anything is made."""
-        name = type(self).__module__.rpartition(".")[2]
+        name = value_name(self)
         if not run.loss.needs_teacher:
             raise ConfigError(
                 f"hidden={name}: is a second term beside a loss that reads a teacher; use "

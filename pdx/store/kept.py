@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pdx.build import check
+from pdx.build import check, value_name
 from pdx.errors import ConfigError
 from pdx.models import check_layers
 from pdx.store.codecs.row import Codec
@@ -100,7 +100,7 @@ class Kept:
         """Refuse tokens of which nothing was recorded."""
         if not self.recorded:
             return
-        name = type(text).__module__.rpartition(".")[2]
+        name = value_name(text)
         if text.part is None:
             raise ConfigError(
                 f"text={name}: store.recorded={self.recorded} holds what the teacher said of its "
@@ -117,7 +117,7 @@ class Kept:
             )
 
     def _refuse_kind(self, signal: Any) -> None:
-        name = type(signal).__module__.rpartition(".")[2]
+        name = value_name(signal)
         raise ConfigError(
             f"signal={name}: reads {signal.rows} rows, and store={self.kind} keeps {self.kind} "
             f"rows; capture with store={signal.rows}."
