@@ -139,7 +139,7 @@ def training(num_tokens: int, only_make: bool) -> dict[str, float]:
     from pdx.feed import Feed
     from pdx.models import quiet_transformers
     from pdx.paths import conf_dir
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
     from pdx.train import train
 
     quiet_transformers()

@@ -141,8 +141,7 @@ def run_mlflow(outputs: Path) -> dict[str, float]:
     node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
     OmegaConf.update(node, "outputs", str(outputs))
     env = build(node, "env")  # type: ignore[arg-type]
-    parent = SweepLog(env, "sweep")
-    parent.start("", "", NUM_MLFLOW_RUNS)
+    parent = SweepLog.open(env, "sweep", "", "", NUM_MLFLOW_RUNS)
     facts = {"num_steps": NUM_REPORTS, "num_params_total": 1, "vocab_size": 1}
     result = {"status": "complete", "reason": None, "metrics": {"val/loss": 1.0}, "facts": facts}
 

@@ -90,7 +90,7 @@ def run_case(name: str, kind: str) -> dict[str, float]:
     from pdx.facts import facts_of
     from pdx.feed import Feed
     from pdx.models import quiet_transformers
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
     from pdx.train import train
 
     quiet_transformers()

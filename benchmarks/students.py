@@ -43,7 +43,7 @@ class Setting:
         from pdx.config import run_of
         from pdx.models import quiet_transformers
         from pdx.paths import conf_dir
-        from pdx.prepare import Shared
+        from pdx.shared import Shared
 
         quiet_transformers()
         torch.set_num_threads(1)

@@ -36,6 +36,11 @@ DECLARED = {
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+def value_name(component: Any) -> str:
+    """What a value is called in messages: its class's file, as conf/ calls it too."""
+    return type(component).__module__.rpartition(".")[2]
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """`` Did you mean 'x'?`` or nothing."""
     hint = get_close_matches(name, known, n=1)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pdx.build import check
+from pdx.build import check, value_name
 from pdx.data.domains import refuse_unknown
 from pdx.errors import ConfigError
 
@@ -19,13 +19,13 @@ def check_signal(run: "Run") -> None:
             "teacher=pretrained, or loss=none."
         )
     if run.loss.needs_full_signal and not run.signal.is_full:
-        kept = type(run.signal).__module__.rpartition(".")[2]
+        kept = value_name(run.signal)
         raise ConfigError(
             f"signal={kept}: {name} reads the teacher at every token, which no truncated or "
             "drawn signal holds; use signal=full."
         )
     if run.loss.needs_logits and getattr(run.signal, "num_draws", 0):
-        drawn = type(run.signal).__module__.rpartition(".")[2]
+        drawn = value_name(run.signal)
         raise ConfigError(
             f"signal={drawn}: {name} compares logits, and draws have counts; use signal=topk "
             "or signal=full, or a loss on probabilities such as loss=forward_kl."
@@ -60,7 +60,7 @@ def check_signal(run: "Run") -> None:
 
 def check_text(run: "Run") -> None:
     """Whether the text can be made at all."""
-    name = type(run.text).__module__.rpartition(".")[2]
+    name = value_name(run.text)
     needed = [("teacher", run.text.needs_teacher)]
     needed.append(("teacher@weak_teacher", run.text.needs_weak_teacher))
     for key, is_needed in needed:
@@ -92,7 +92,7 @@ def _check_temperature(run: "Run") -> None:
 
 def _check_domains(run: "Run") -> None:
     """Whether there are such domains, as far as that is known before the text is read."""
-    wanted, corpus = run.routing.domains, type(run.data).__module__.rpartition(".")[2]
+    wanted, corpus = run.routing.domains, value_name(run.data)
     if not wanted:
         return
     if run.data.domains is None:

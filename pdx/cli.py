@@ -264,15 +264,9 @@ def _refuse_rest(verb: str, rest: list[str], known: str) -> None:
 
 def _env(ours: dict[str, str]) -> Any:
     """The default env with ``env.*`` settings from the command line."""
-    from omegaconf import OmegaConf
+    from pdx.env import default_env
 
-    from pdx.build import build
-    from pdx.paths import conf_dir
-
-    node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
-    for key, value in ours.items():
-        OmegaConf.update(node, key.removeprefix("env."), value)
-    return build(node, "env")  # type: ignore[arg-type]
+    return default_env({key.removeprefix("env."): value for key, value in ours.items()})
 
 
 if __name__ == "__main__":

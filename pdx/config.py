@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +14,9 @@ from pdx.data import domains, tokens
 from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.files import digest
+
+if TYPE_CHECKING:
+    from pdx.data import Windows
 
 
 def identity(component: Any) -> dict[str, Any]:
@@ -84,6 +87,14 @@ class Run:
     def num_windows(self) -> int:
         """Windows read over the whole training, repeats counted."""
         return self.num_steps * self.train.batch_size
+
+    def num_unique_windows(self, windows: "Windows") -> int:
+        """How many of its split's windows it reads: the first ones, whatever its seed."""
+        return min(self.num_windows, windows.num_windows)
+
+    def num_epochs(self, windows: "Windows") -> float:
+        """How often it reads its split."""
+        return self.num_windows / windows.num_windows
 
     def kd_weight(self, fraction: float) -> float:
         """Weight of the loss beside the cross-entropy, at ``fraction`` of training."""

@@ -13,7 +13,7 @@ from pdx.files import digest_file
 from pdx.ranks import Ranks
 
 if TYPE_CHECKING:
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)

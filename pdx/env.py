@@ -3,14 +3,17 @@
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pdx.build import check
+from omegaconf import OmegaConf
+
+from pdx.build import build, check
 from pdx.errors import ConfigError
-from pdx.paths import Outputs
+from pdx.paths import Outputs, conf_dir
 
 ISOLATION = ("forkserver", "inline")
 SHARDINGS = ("replicate", "fsdp")
@@ -165,6 +168,18 @@ class Env:
         """The address of MLflow's pages; None where `pdx ui` has to serve a store first."""
         is_server = self.mlflow_uri.startswith(("http://", "https://"))
         return self.mlflow_uri.rstrip("/") if is_server else None
+
+
+def default_env(given: Mapping[str, Any]) -> Env:
+    """What conf/ says of a machine, with what was said of it on a command line.
+
+    Raises:
+        ConfigError: a value that no machine has.
+    """
+    node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
+    for key, value in given.items():
+        OmegaConf.update(node, key, value)
+    return build(node, "env")  # type: ignore[arg-type]
 
 
 def without_password(url: str) -> str:

@@ -21,7 +21,7 @@ from pdx.reduce import cached_size
 if TYPE_CHECKING:
     from pdx.data import Batch, Windows
     from pdx.frozen import FrozenTeacher
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 EVAL_BATCH_TOKENS = 8192
 
@@ -74,11 +74,6 @@ class Evaluation:
         return {}
 
 
-def windows_in(windows: "Windows", num_tokens: int) -> int:
-    """Whole windows in ``num_tokens``: at least one, at most all."""
-    return min(windows.num_windows, max(1, num_tokens // windows.seq_len))
-
-
 @torch.no_grad()
 def passes(
     model: Any, windows: "Windows", count: int, ranks: Ranks
@@ -112,7 +107,7 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Mean loss in nats per token, and in bits per byte of the text that those tokens spell."""
     model.eval()
-    count = windows_in(windows, num_tokens)
+    count = windows.num_windows_in(num_tokens)
     nats, valid = torch.zeros((), device=ranks.device, dtype=torch.float64), 0
     head = head_of(model)
     for _, batch, hidden_ND in passes(model, windows, count, ranks):
@@ -159,6 +154,12 @@ class Reference:
             scale=self.manifest["scale"],
         )
 
+    def logits(self, start: int, stop: int, head: Head) -> Iterator[tuple[slice, Tensor]]:
+        """The teacher's logits on these windows, as ``chunks_of_logits`` has them."""
+        hidden_BLD = torch.from_numpy(np.array(self.hidden_BLD[start:stop]))
+        hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1]).to(head.weight_VD.device)
+        return chunks_of_logits(hidden_ND, head)
+
     @staticmethod
     @torch.no_grad()
     def build(
@@ -167,9 +168,7 @@ class Reference:
         """One pass of the teacher, kept for every run that compares with it."""
         from safetensors.torch import save_file
 
-        if (directory / "manifest.json").exists():
-            return
-        count, head = windows_in(windows, num_tokens), teacher.head
+        count, head = windows.num_windows_in(num_tokens), teacher.head
         width = head.weight_VD.shape[1]
         require_space(
             directory.parent, 4 * count * windows.seq_len * width, "the evaluation's teacher pass"
@@ -220,13 +219,12 @@ def compare(
     curve = Reliability(num_bins, device)
     for start, batch, hidden_ND in passes(model, windows, reference.manifest["num_windows"], ranks):
         stop = start + batch.tokens_BL.shape[0]
-        teacher_hidden = torch.from_numpy(np.array(reference.hidden_BLD[start:stop]))
-        teacher_ND = teacher_hidden.reshape(len(hidden_ND), -1).to(device)
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
-        for part, student_CV in chunks_of_logits(hidden_ND, student_head):
+        student = chunks_of_logits(hidden_ND, student_head)
+        teacher = reference.logits(start, stop, teacher_head)
+        for (part, student_CV), (_, teacher_CV) in zip(student, teacher, strict=True):
             mask_C = mask_N[part]
-            student_CV = student_CV.log_softmax(-1)
-            teacher_CV = teacher_head(teacher_ND[part]).float().log_softmax(-1)
+            student_CV, teacher_CV = student_CV.log_softmax(-1), teacher_CV.log_softmax(-1)
             kl_C = torch.einsum("cv,cv->c", teacher_CV.exp(), teacher_CV - student_CV)
             kl += kl_C[mask_C].double().sum()
             top_C = student_CV.argmax(-1)[mask_C]

@@ -1,8 +1,6 @@
 """One run, from its parts to its folder: the only place that knows the whole road."""
 
 import math
-import os
-import resource
 import shutil
 import sys
 import time
@@ -16,6 +14,7 @@ from omegaconf import OmegaConf
 
 from pdx import checkpoint
 from pdx.config import Run, config_of
+from pdx.device import peak_memory, reset_peak_memory
 from pdx.env import Env
 from pdx.errors import Diverged
 from pdx.evaluate import Reference, compare, held_out_loss
@@ -25,9 +24,9 @@ from pdx.files import locked, publish, read_json, write_json, write_text
 from pdx.journal import Journal, Observe
 from pdx.memory import check_memory
 from pdx.models import quiet_transformers
-from pdx.prepare import Shared
 from pdx.provenance import checkout, provenance
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 from pdx.spread import spread
 from pdx.together import ALONE, Seat
 from pdx.train import train
@@ -35,13 +34,6 @@ from pdx.world import num_ranks, world
 
 if TYPE_CHECKING:
     from pdx.store.recorder import Recorder
-
-
-def use_threads(num_threads: int | None) -> None:
-    """One thread beside other runs; all cores, or OMP_NUM_THREADS, for a run that is alone."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    alone = int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
-    torch.set_num_threads(num_threads or alone)
 
 
 def execute(
@@ -100,6 +92,22 @@ def execute(
     return result
 
 
+def train_teacher(
+    training: Run, env: Env, record: "Recorder | None" = None, run_dir: Path | None = None
+) -> None:
+    """As ``execute``, of a run that others need whole.
+
+    Raises:
+        Diverged: it did.
+    """
+    result = execute(training, env, record=record, run_dir=run_dir)
+    if result["status"] != "complete":
+        raise Diverged(
+            f"teacher: its training diverged ({result['reason']}); its own rate and warmup are "
+            "teacher.peak_lr and teacher.warmup_frac."
+        )
+
+
 def take_part(run: Run, env: Env, ranks: Ranks) -> None:
     """Be one of the ranks of a run that rank 0 executes."""
     quiet_transformers()
@@ -145,7 +153,7 @@ class _Execution:
         )
         self.student.train()
         self.spread = spread(self.student, self.ranks, self.env.sharding)
-        _reset_peak_memory(self.device)
+        reset_peak_memory(self.device)
         status, reason = "complete", None
         try:
             metrics = self._train()
@@ -168,7 +176,7 @@ class _Execution:
             write_text(self.run_dir / "uncommitted.diff", diff)
         if self.seat.num_runs == 1:  # else it is that of all, and no run's own
             # Of the process that took most: what one device must hold.
-            metrics["perf/peak_memory_gib"] = self.ranks.most(_peak_memory(self.device)) / 2**30
+            metrics["perf/peak_memory_gib"] = self.ranks.most(peak_memory(self.device)) / 2**30
         metrics.pop("tokens", None)
         return {
             "run_id": run.run_id,
@@ -245,15 +253,3 @@ class _Execution:
             )
             metrics |= {f"val/{name}": value for name, value in measured.items()}
         return metrics | evaluation.more(self.student, self.shared, reference, self.ranks)
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the device on a GPU, resident memory of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

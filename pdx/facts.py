@@ -65,8 +65,8 @@ def facts_of(run: Run, env: Env, token_set: TokenSet | None = None) -> dict[str,
     }
     if token_set:
         windows = run.text.windows(run, env, token_set)
-        facts["num_unique_tokens"] = min(run.num_windows, windows.num_windows) * seq_len
-        facts["num_epochs"] = run.num_windows / windows.num_windows
+        facts["num_unique_tokens"] = run.num_unique_windows(windows) * seq_len
+        facts["num_epochs"] = run.num_epochs(windows)
     student = shape_of(run.student, vocab_size) if vocab_size else None
     facts["num_params_total"] = student.num_params_total if student else None
     facts["num_params_non_embedding"] = student.num_params_non_embedding if student else None

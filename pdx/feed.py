@@ -74,7 +74,7 @@ class Reader:
         self.run, self.windows, self.device = run, windows, device
         self.store, self.ranks, self._ahead = store, ranks, read_ahead
         # The first windows of the split serve every seed: one capture is enough for all of them.
-        self.num_used = min(run.num_windows, windows.num_windows)
+        self.num_used = run.num_unique_windows(windows)
         self._thread = ThreadPoolExecutor(1, "pdx-feed") if read_ahead else None
         self._reading: dict[int, Future[list[MicroBatch]]] = {}
 

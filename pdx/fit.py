@@ -5,11 +5,11 @@ import json
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pdx.errors import ConfigError
+from pdx.options import listed, number, numbers, pairs
 
 DESCRIPTION = """\
 Fit a scaling law to a csv or parquet file with one row per run.
@@ -164,12 +164,11 @@ def parser() -> argparse.ArgumentParser:
 def _ask(options: argparse.Namespace) -> Any:
     from pdx.analysis.fitting.fitted import Fit  # pyright: ignore[reportMissingImports]
     from pdx.analysis.fitting.objectives import Objective  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.laws import laws  # pyright: ignore[reportMissingImports]
-    from pdx.analysis.scaling.ask import (  # pyright: ignore[reportMissingImports]
-        Ask,
-        laws_named,
+    from pdx.analysis.fitting.supervised import (  # pyright: ignore[reportMissingImports]
         supervised_by,
     )
+    from pdx.analysis.laws import law_named, laws  # pyright: ignore[reportMissingImports]
+    from pdx.analysis.scaling.ask import Ask  # pyright: ignore[reportMissingImports]
     from pdx.analysis.scaling.points import Request  # pyright: ignore[reportMissingImports]
 
     if options.delta is not None and options.loss != "huber":
@@ -184,30 +183,34 @@ def _ask(options: argparse.Namespace) -> Any:
     )
     _check(options.folds != 1 and options.folds >= 0, f"--folds {options.folds}: 0, or 2 and more.")
     named = _law(options.law)
-    others = list(laws()) if options.compare == "all" else _list(options.compare)
     if options.supervised is not None:
         try:
             found = Fit.from_json(json.loads(options.supervised.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise ConfigError(f"--supervised {options.supervised}: no fit's JSON: {err}.") from err
+            raise ConfigError(
+                f"--supervised {options.supervised}: no fit's JSON ({err}); give a file "
+                "that `pdx fit --json` wrote."
+            ) from err
         named = supervised_by(named, found)
+    compared = laws() if options.compare == "all" else listed(options.compare)
+    others = [law_named(name) for name in dict.fromkeys(compared)]
     return Ask(
         path=options.points,
         request=Request(
-            mapping=_pairs("--map", options.map),
+            mapping=pairs("--map", options.map, "NAME=COLUMN"),
             keep=options.filter,
             hold_out=options.hold_out,
             weights=options.weights,
             run=options.run,
         ),
-        laws=[named, *(law for law in laws_named(others) if law.name != named.name)],
+        laws=[named, *(law for law in others if law.name != named.name)],
         objective=Objective(kind=options.loss, delta=delta, asymmetry=options.asymmetry),
-        fixed=_numbers("--fix", options.fix),
-        tied=_pairs("--tie", options.tie),
+        fixed=numbers("--fix", options.fix),
+        tied=pairs("--tie", options.tie),
         num_resamples=options.bootstrap,
         level=options.level,
-        flops=[_number("--compute", text) for text in _list(options.compute)],
-        targets=[_numbers("--at", text) for text in options.at],
+        flops=[number("--compute", text) for text in listed(options.compute)],
+        targets=[numbers("--at", text) for text in options.at],
         num_folds=options.folds,
         with_approaches=options.approaches,
         seed=options.seed,
@@ -223,39 +226,16 @@ def _law(name: str) -> Any:
     from pdx.analysis.laws.user import user_law  # pyright: ignore[reportMissingImports]
 
     if not Path(path).is_file():
-        raise ConfigError(f"--law {name}: there is no file {path}.")
+        raise ConfigError(f"--law {name}: there is no file {path}; write FILE.py:FUNCTION.")
     found = runpy.run_path(path).get(function)
     if not callable(found):
-        raise ConfigError(f"--law {name}: {path} has no function {function!r}.")
+        raise ConfigError(
+            f"--law {name}: {path} has no function {function!r}; name one that it defines."
+        )
     try:
         return user_law(found)
     except TypeError as err:
         raise ConfigError(f"--law {name}: {err}") from err
-
-
-def _list(text: str) -> Sequence[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pairs(option: str, text: str) -> dict[str, str]:
-    found = {}
-    for part in _list(text):
-        name, sign, value = (piece.strip() for piece in part.partition("="))
-        if not (name and sign and value):
-            raise ConfigError(f"{option} {part}: write NAME=VALUE, several with commas between.")
-        found[name] = value
-    return found
-
-
-def _numbers(option: str, text: str) -> dict[str, float]:
-    return {name: _number(option, value) for name, value in _pairs(option, text).items()}
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as err:
-        raise ConfigError(f"{option} {text}: is not a number.") from err
 
 
 def _check(condition: bool, message: str) -> None:

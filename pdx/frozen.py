@@ -34,9 +34,7 @@ class FrozenTeacher:
     @torch.no_grad()
     def hidden(self, batch: "Batch | MicroBatch") -> Tensor:
         """Final hidden states of a batch, laid flat: [B * L, D]."""
-        with torch.autocast(self.device.type, enabled=False):
-            hidden_BLD = hidden_states(self.model, batch.tokens_BL, batch.document_BL)
-        return hidden_BLD.reshape(-1, hidden_BLD.shape[-1])
+        return self.states(batch, [])[0]
 
     @torch.no_grad()
     def states(self, batch: "Batch | MicroBatch", layers: list[int]) -> tuple[Tensor, list[Tensor]]:

@@ -93,6 +93,22 @@ def layer_states(
     return output.last_hidden_state, [output.hidden_states[layer] for layer in layers]
 
 
+def check_layers(key: str, layers: list[int], num_layers: int) -> None:
+    """Refuse a layer that a model has not, counted as ``layer_states`` does.
+
+    Raises:
+        ConfigError: the layer, and which there are.
+    """
+    for layer in layers:
+        check(
+            -num_layers - 1 <= layer <= num_layers,
+            key,
+            layer,
+            f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
+            f"{-num_layers - 1}",
+        )
+
+
 def _body(model: Any, tokens_BL: Tensor, document_BL: Tensor | None, **asked: bool) -> Any:
     """The model without its head."""
     if document_BL is None:

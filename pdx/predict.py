@@ -179,7 +179,7 @@ def _number(key: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError as err:
-        raise ConfigError(f"{key}={text}: is not a number.") from err
+        raise ConfigError(f"{key}={text}: is not a number; write one such as 1e9.") from err
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{key}={text}: must be positive and finite.")
     return value

@@ -13,13 +13,13 @@ from pdx.bins import Bins, Reliability
 from pdx.build import check
 from pdx.data import Batch
 from pdx.data.domains import metric_name
-from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes, windows_in
+from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes
 from pdx.models import head_of
 from pdx.ranks import Ranks
 
 if TYPE_CHECKING:
     from pdx.data import Windows
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +121,6 @@ class FullEvaluation(Evaluation):
 # ---- beside the teacher ------------------------------------------------------------------
 
 
-def _teacher_logprobs(
-    reference: Reference, start: int, stop: int, head: Any, device: torch.device
-) -> Any:
-    hidden = torch.from_numpy(np.array(reference.hidden_BLD[start:stop])).to(device)
-    return chunks_of_logits(hidden.reshape(-1, hidden.shape[-1]), head)
-
-
 @torch.no_grad()
 def entropy_edges(
     reference: Reference, windows: "Windows", num_bins: int, device: torch.device
@@ -136,7 +129,7 @@ def entropy_edges(
     head, found = reference.head(device), []
     for start in range(reference.manifest["num_windows"]):
         mask_N = windows.batch(np.array([start])).mask_BL.reshape(-1).to(device)
-        for part, logits_CV in _teacher_logprobs(reference, start, start + 1, head, device):
+        for part, logits_CV in reference.logits(start, start + 1, head):
             found.append(entropy(logits_CV.log_softmax(-1))[mask_N[part]])
     shares = torch.arange(1, num_bins, device=device, dtype=torch.float64) / num_bins
     return torch.cat(found).double().sort().values.quantile(shares)
@@ -166,7 +159,7 @@ def by_entropy(
     for start, batch, hidden_ND in passes(model, windows, count, ranks):
         stop = start + batch.tokens_BL.shape[0]
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
-        teacher = _teacher_logprobs(reference, start, stop, teacher_head, device)
+        teacher = reference.logits(start, stop, teacher_head)
         student = chunks_of_logits(hidden_ND, student_head)
         for (part, student_CV), (_, teacher_CV) in zip(student, teacher, strict=True):
             mask_C, targets_C = mask_N[part], targets_N[part]
@@ -200,7 +193,7 @@ def by_domain(
 ) -> dict[str, float]:
     """Loss of the targets of each domain, and how many count; of domains that are not here none."""
     model.eval()
-    head, device, count = head_of(model), ranks.device, windows_in(windows, num_tokens)
+    head, device, count = head_of(model), ranks.device, windows.num_windows_in(num_tokens)
     bins = Bins(len(names), 1, device)
     for start, batch, hidden_ND in passes(model, windows, count, ranks):
         domain_BL = windows.domains(np.arange(start, start + len(batch.tokens_BL)))

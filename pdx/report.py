@@ -4,8 +4,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pdx.env import Env
+from pdx.env import default_env
 from pdx.errors import ConfigError
+from pdx.options import listed, pairs
 
 EXAMPLES = """\
 examples:
@@ -23,15 +24,12 @@ def main(arguments: list[str]) -> None:
         PdxError: an option, the tracking store or its runs; one sentence says which.
     """
     options = parser().parse_args(arguments)
-    mapping = {}
-    for part in filter(None, (p.strip() for p in options.map.split(","))):
-        name, sign, value = part.partition("=")
-        if not (name and sign and value):
-            raise ConfigError(f"--map {part}: write NAME=COLUMN, several with commas between.")
-        mapping[name] = value
-    objectives = [o for o in options.objectives.split(",") if o]
+    mapping = pairs("--map", options.map, "NAME=COLUMN")
+    objectives = listed(options.objectives)
     if len(objectives) not in (0, 2):
-        raise ConfigError(f"--objectives {options.objectives}: a front takes two metrics.")
+        raise ConfigError(
+            f"--objectives {options.objectives}: a front takes two metrics; write A,B."
+        )
     from pdx.analysis.questions.results import results_of  # pyright: ignore[reportMissingImports]
     from pdx.analysis.report import write_results  # pyright: ignore[reportMissingImports]
     from pdx.analysis.runs.foreign import (  # pyright: ignore[reportMissingImports]
@@ -40,7 +38,8 @@ def main(arguments: list[str]) -> None:
     )
     from pdx.tracking.read import attach_to, runs_of
 
-    env = _env(options)
+    said = {"outputs": options.outputs, "tracking_uri": options.tracking_uri}
+    env = default_env({key: value for key, value in said.items() if value})
     results = results_of(
         runs_of(env, options.experiment, curves_read(mapping)),
         Reading(mapping=mapping, control=options.control, objectives=objectives),
@@ -52,21 +51,6 @@ def main(arguments: list[str]) -> None:
     if options.attach:
         attach_to(env, options.attach, files.all)
     print(f"report: {files.html}")
-
-
-def _env(options: argparse.Namespace) -> Env:
-    """The default env with what the command line says of it."""
-    from omegaconf import OmegaConf
-
-    from pdx.build import build
-    from pdx.paths import conf_dir
-
-    node = OmegaConf.load(conf_dir() / "env" / "local.yaml")
-    if options.outputs:
-        OmegaConf.update(node, "outputs", options.outputs)
-    if options.tracking_uri:
-        OmegaConf.update(node, "tracking_uri", options.tracking_uri)
-    return build(node, "env")  # type: ignore[arg-type]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,8 +28,8 @@ def _train_one(cfg: Any) -> float:
 
     run, env = run_of(cfg)
     from pdx.checkpoint import Paused
-    from pdx.execute import execute, use_threads
-    from pdx.prepare import device_of
+    from pdx.device import device_of, use_threads
+    from pdx.execute import execute
     from pdx.sweep.interrupt import save_first
     from pdx.tracking.run import RunLog, log_teacher
 
@@ -63,8 +63,8 @@ def capture_store(cfg: Any) -> None:
 
     run, env = run_of(cfg)
     _refuse_unstored(run)
-    from pdx.execute import use_threads
-    from pdx.prepare import Shared
+    from pdx.device import use_threads
+    from pdx.shared import Shared
 
     use_threads(None)
     store = Shared.of(run, env).open_store()
@@ -78,8 +78,8 @@ def verify_store(cfg: Any) -> None:
 
     run, env = run_of(cfg)
     _refuse_unstored(run)
-    from pdx.execute import use_threads
-    from pdx.prepare import Shared
+    from pdx.device import use_threads
+    from pdx.shared import Shared
 
     use_threads(None)
     print(Shared.of(run, env).verify_store())

@@ -53,7 +53,7 @@ class Group:
         """The seat of one run, in its own thread: from its first turn until it leaves."""
         self.go(number, ())
         try:
-            yield _Shared(self, number)
+            yield _SharedSeat(self, number)
         finally:
             with self._changed:
                 del self._places[number]
@@ -73,7 +73,7 @@ class Group:
         return min(self._places, key=lambda number: (self._places[number], number))
 
 
-class _Shared(Seat):
+class _SharedSeat(Seat):
     """A seat among others."""
 
     def __init__(self, group: Group, number: int) -> None:

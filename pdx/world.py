@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,10 +24,11 @@ import torch.distributed as dist
 from pdx.checkpoint import Paused
 from pdx.checks import check_ranks
 from pdx.config import Run, config_of, run_of_resolved
+from pdx.device import device_of
 from pdx.env import Env
 from pdx.errors import ConfigError, PdxError, RankLost
+from pdx.forked import belong_to_parent
 from pdx.known import know, known
-from pdx.prepare import device_of
 from pdx.ranks import Ranks
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -188,22 +188,12 @@ class _Team:
 
 def _main(port: int, rank: int, count: int, num_threads: int, environ: dict[str, str]) -> None:
     """A started rank's process."""
-    threading.Thread(target=_die_with_rank_0, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.update(environ)
+    belong_to_parent(environ)
     torch.set_num_threads(num_threads)
     store = dist.TCPStore("127.0.0.1", port, timeout=COLLECTIVE)
     store.set(f"ready/{rank}", "")
     _serve(store, rank, count)
-
-
-def _die_with_rank_0() -> None:
-    """A forkserver, the parent in the kernel's eyes, outlives rank 0."""
-    leader = multiprocessing.parent_process()
-    assert leader is not None
-    leader.join()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _serve(store: dist.Store, rank: int, count: int) -> None:

@@ -14,7 +14,7 @@ from hydra_plugins.pdx_sweeper import register
 from pdx.config import Run, run_of
 from pdx.env import Env
 from pdx.paths import conf_dir
-from pdx.prepare import Shared
+from pdx.shared import Shared
 
 # Seconds on one core: a Markov source, the debug run, a teacher of a few thousand parameters.
 TINY = [

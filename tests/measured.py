@@ -8,7 +8,7 @@ import torch
 
 from pdx import evaluate
 from pdx.data import Batch, Windows
-from pdx.prepare import Shared
+from pdx.shared import Shared
 
 SETTINGS = ["teacher.init_std=0.3", "teacher.num_tokens=4096", "student.init_std=0.3"]
 SETTINGS += ["eval.num_tokens_teacher=1300", "data.num_tokens_val=2048"]  # 20 windows of 32
@@ -31,7 +31,7 @@ class Masked:
 
     def __init__(self, windows: Windows) -> None:
         self.windows, self.seq_len, self.num_windows = windows, windows.seq_len, windows.num_windows
-        self.window_bytes = windows.window_bytes
+        self.window_bytes, self.num_windows_in = windows.window_bytes, windows.num_windows_in
 
     def batch(self, index_B: np.ndarray) -> Batch:
         batch = self.windows.batch(index_B)

@@ -1114,7 +1114,7 @@ MUTATIONS = [
     ),
     Mutation(
         "hidden states make another store of the run",
-        "prepare.py",
+        "shared.py",
         '"temperatures": list(layout.temperatures),',
         '"temperatures": list(layout.temperatures), "hidden": list(layout.hidden_layers),',
         "store_hidden",
@@ -1166,7 +1166,7 @@ MUTATIONS = [
         "with torch.autocast(self.device.type, enabled=False):",
         "if True:",
         "store",
-        3,
+        2,
     ),
     Mutation(
         "weights not in a teacher's name",
@@ -1267,8 +1267,8 @@ MUTATIONS = [
     Mutation(
         "every batch compared with the teacher's first",
         "evaluate.py",
-        "reference.hidden_BLD[start:stop]",
-        "reference.hidden_BLD[: stop - start]",
+        "self.hidden_BLD[start:stop]",
+        "self.hidden_BLD[: stop - start]",
         "evaluate",
     ),
     Mutation(
@@ -1363,7 +1363,7 @@ MUTATIONS = [
     # ---- recording ----
     Mutation(
         "a part is read from the beginning of the recording",
-        "prepare.py",
+        "shared.py",
         "store.first_window = first",
         "store.first_window = 0",
         "recorded",
@@ -1760,7 +1760,7 @@ MUTATIONS = [
     # ---- verdicts ----
     Mutation(
         "verdicts on val",
-        "analysis/questions/verdicts.py",
+        "analysis/questions/cells.py",
         'CHOSEN_ON, JUDGED_ON = "val/loss", "test/loss"',
         'CHOSEN_ON, JUDGED_ON = "val/loss", "val/loss"',
         "verdicts",

@@ -50,7 +50,9 @@ def test_mlflow_shows_the_sweep_and_compares_its_runs(finished: Shell, ui: str, 
     assert len(names) == 6
     (parent,) = finished.mlflow_runs("tags.`pdx.kind` = 'sweep'")
     _, env = run_of_resolved(plan["points"][0]["config"])
-    compare = SweepLog(env, parent.info.run_name).compare_link()
+    log = SweepLog.find(env, parent.info.run_name)
+    assert log
+    compare = log.compare_link()
     with Browser(tmp_path) as browser:
         browser.open(ui)
         shown = browser.wait_for(parent.info.run_name, "Model training", "Run Name")

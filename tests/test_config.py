@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from pdx import paths
 from pdx.build import build, check, find_class
 from pdx.config import Run, config_of, identity, resolved, run_of, run_of_resolved
+from pdx.device import device_of
 from pdx.env import Env
 from pdx.errors import ConfigError
-from pdx.prepare import Shared, device_of
+from pdx.shared import Shared
 
 Compose = Callable[..., Any]
 Tiny = Callable[..., tuple[Run, Env]]

@@ -25,9 +25,9 @@ from pdx.evaluate import held_out_loss
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.paths import Outputs
-from pdx.prepare import Shared
 from pdx.probes import by_domain, probe
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 
 TinyAt = Callable[..., tuple[Run, Env]]
 CPU = torch.device("cpu")

@@ -85,7 +85,7 @@ def test_a_run_answers_a_task_of_our_own(
 
     # by hand, one question at a time
     from pdx.frozen import load_model
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
     model = load_model(env.paths.runs / run.run_id / "model", "float32").eval()
     tokenizer = Shared.of(run, env).token_set.tokenizer()

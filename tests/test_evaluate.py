@@ -16,10 +16,10 @@ from pdx.config import Run
 from pdx.data.synthetic import Synthetic
 from pdx.env import Env
 from pdx.errors import ConfigError
-from pdx.evaluate import Reference, compare, held_out_loss, windows_in
+from pdx.evaluate import Reference, compare, held_out_loss
 from pdx.execute import execute
-from pdx.prepare import Shared
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 
 __all__ = ["small_pieces", "student"]
 
@@ -120,7 +120,7 @@ def test_the_teachers_pass_is_kept(shared: Shared, monkeypatch: pytest.MonkeyPat
 
 def test_windows_are_the_first_whole_ones(shared: Shared):
     val = shared.token_set.windows("val")
-    assert [windows_in(val, n) for n in (1, 64, 127, 128, 10**9)] == [1, 1, 1, 2, 32]
+    assert [val.num_windows_in(n) for n in (1, 64, 127, 128, 10**9)] == [1, 1, 1, 2, 32]
 
 
 def test_every_run_is_measured_alike(tiny: Tiny):

@@ -12,8 +12,8 @@ from pdx.config import Run
 from pdx.env import Env
 from pdx.errors import StoreError
 from pdx.feed import Feed, MicroBatch
-from pdx.prepare import Shared
 from pdx.rows import Facts, Rows
+from pdx.shared import Shared
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., tuple[Run, Env]]

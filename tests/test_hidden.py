@@ -17,8 +17,8 @@ from pdx.facts import facts_of
 from pdx.feed import Feed
 from pdx.hiddens.matched import Matcher
 from pdx.models import head_of, hidden_states, layer_states
-from pdx.prepare import Shared
 from pdx.reduce import backward
+from pdx.shared import Shared
 
 Tiny = Callable[..., tuple[Run, Env]]
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.evaluate import Reference, compare
 from pdx.execute import execute
-from pdx.prepare import Shared
 from pdx.probes import Copies, by_entropy, pass_at, probe
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 
 __all__ = ["small_pieces", "student"]
 

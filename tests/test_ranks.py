@@ -26,8 +26,8 @@ from pdx.errors import ConfigError, PdxError, RankLost
 from pdx.evaluate import Reference, compare, held_out_loss
 from pdx.execute import execute
 from pdx.losses.forward_kl import ForwardKL
-from pdx.prepare import Shared
 from pdx.ranks import Ranks
+from pdx.shared import Shared
 from pdx.spread import spread
 from pdx.train import train
 

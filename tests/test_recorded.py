@@ -18,7 +18,7 @@ from pdx.execute import execute
 from pdx.facts import facts_of
 from pdx.feed import Feed
 from pdx.models import layer_states
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.reader import Store
 from pdx.store.recorder import Recorder

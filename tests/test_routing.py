@@ -11,8 +11,8 @@ from pdx.env import Env
 from pdx.errors import ConfigError
 from pdx.execute import execute
 from pdx.feed import Feed
-from pdx.prepare import Shared
 from pdx.rows import entropy
+from pdx.shared import Shared
 from pdx.sparse import SparseSignal
 
 Tiny = Callable[..., tuple[Run, Env]]

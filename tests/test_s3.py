@@ -11,7 +11,7 @@ from numerics import component, taught
 from pdx.config import Run
 from pdx.env import Env
 from pdx.errors import DataError, StoreError
-from pdx.prepare import Shared
+from pdx.shared import Shared
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'pdx[s3]'")
 pytest.importorskip("moto.server", reason="moto is not installed: pip install 'pdx[dev]'")

@@ -21,7 +21,7 @@ from pdx.analysis.runs.table import Plan as Table
 from pdx.config import Run
 from pdx.errors import SweepError
 from pdx.feed import Feed
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.sweep.definition import Definition
 from pdx.sweep.plan import Plan
 

@@ -29,8 +29,8 @@ from pdx.errors import ConfigError, DataError, PdxError, StoreError
 from pdx.execute import execute
 from pdx.files import read_json, write_json
 from pdx.frozen import load_model
-from pdx.prepare import Shared
 from pdx.rows import Rows
+from pdx.shared import Shared
 from pdx.store import columns, writer
 from pdx.store.codecs.topk import LOGIT_STEP
 from pdx.store.format import FORMAT_VERSION, HEADER, INDEX, shard_path
@@ -515,7 +515,7 @@ CAPTURE = """
 import json, os, signal, sys, time
 from pdx import files
 from pdx.config import run_of_resolved
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.store import writer
 
 config, mode = json.load(sys.stdin), sys.argv[1]

@@ -17,7 +17,8 @@ from pdx.errors import ConfigError, StoreError
 from pdx.execute import execute
 from pdx.facts import facts_of
 from pdx.frozen import load_model
-from pdx.prepare import Shared, ensure_all
+from pdx.prepare import ensure_all
+from pdx.shared import Shared
 from pdx.store.format import shard_path
 from pdx.store.states import GROUP, LEVELS, quantise
 from pdx.store.writer import write_shard

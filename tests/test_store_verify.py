@@ -12,7 +12,7 @@ from pdx.env import Env
 from pdx.errors import StoreError
 from pdx.files import read_json, write_json
 from pdx.frozen import load_model
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.store.format import shard_path
 
 Tiny = Callable[..., tuple[Run, Env]]

@@ -15,7 +15,7 @@ from pdx.draws import draw
 from pdx.env import Env
 from pdx.errors import ConfigError, DataError
 from pdx.facts import facts_of
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.texts.selected import Picked, log_likelihoods
 from pdx.texts.teacher_samples import TeacherSamples, Written
 

@@ -134,7 +134,8 @@ def test_the_teacher_has_a_run_with_its_own_curve(finished: Shell, client: Mlflo
 def test_the_compare_link_names_every_run(finished: Shell):
     (parent,) = finished.mlflow_runs(KIND("sweep"))
     _, env = run_of_resolved(finished.plan()["points"][0]["config"])
-    link = SweepLog(env, parent.info.run_name).compare_link()
+    log = SweepLog.find(env, parent.info.run_name)
+    link = log and log.compare_link()
     assert link
     for run in finished.mlflow_runs(KIND("run")):
         assert run.info.run_id in link
@@ -222,9 +223,7 @@ def test_values_and_keys_of_hydra_reach_mlflow(env: Env):
 
 
 def test_a_run_id_left_in_the_environment_does_no_harm(env: Env, monkeypatch: pytest.MonkeyPatch):
-    other = SweepLog(env, "other")
-    other.start("?", "pdx train -m", 1)
-    assert other.run_id
+    other = SweepLog.open(env, "other", "?", "pdx train -m", 1)
     monkeypatch.setenv("MLFLOW_RUN_ID", other.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
     log = RunLog(env, "abc", "run", {"lr": 0.1})
@@ -257,8 +256,7 @@ def test_only_what_has_no_process_is_closed(env: Env):
 
     One that was killed before it took its lock is one of the others.
     """
-    sweep = SweepLog(env, "mine-cpu-0")
-    sweep.start("?", "pdx train -m", 3)
+    sweep = SweepLog.open(env, "mine-cpu-0", "?", "pdx train -m", 3)
     logs = {name: RunLog(env, name, "run", {}, sweep) for name in ("dead", "alive", "remote")}
     shutil.rmtree(env.paths.runs / "remote")
     with locked(env.paths.run_lock("alive")):
@@ -270,7 +268,7 @@ def test_only_what_has_no_process_is_closed(env: Env):
         "remote": "RUNNING",  # of another machine, whose folders are not here
     }
     assert found["dead"].data.tags["pdx.reason"] == "exit code -9"
-    assert sweep.run_id and sweep.client.get_run(sweep.run_id).info.status == "RUNNING"
+    assert sweep.client.get_run(sweep.run_id).info.status == "RUNNING"
     for counts, status in (({"complete": 2, "failed": 1}, "FAILED"), ({"complete": 3}, "FINISHED")):
         sweep.finish({"complete": 0, "diverged": 0} | counts)
         assert sweep.client.get_run(sweep.run_id).info.status == status

@@ -24,7 +24,7 @@ from pdx.errors import DataError, Diverged, StoreError
 from pdx.execute import execute
 from pdx.feed import Feed
 from pdx.frozen import freeze, load_model
-from pdx.prepare import Shared
+from pdx.shared import Shared
 from pdx.signal import Lesson
 from pdx.train import train as train_loop
 

@@ -15,6 +15,7 @@ from scipy import stats
 from test_analysis import make_sweep, run_ids
 
 from pdx.analysis.figures.verdicts import verdict_forest
+from pdx.analysis.questions.cells import sweep_noise
 from pdx.analysis.questions.contrasts import Contrast, Noise, contrast, holm, pooled_noise
 from pdx.analysis.questions.results import analyse
 from pdx.analysis.questions.verdicts import (
@@ -26,7 +27,6 @@ from pdx.analysis.questions.verdicts import (
     UNDEFINED,
     Verdict,
     judge,
-    sweep_noise,
 )
 from pdx.analysis.report import render
 from pdx.analysis.tables.results import optimal_size_table

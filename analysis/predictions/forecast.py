@@ -22,11 +22,11 @@ from ..fitting.bootstrap import bootstrap
 from ..fitting.fit import fit
 from ..fitting.fitted import Fit
 from ..fitting.levels import SAME, FitError, levels_of
+from ..fitting.supervised import supervised_by
 from ..fitting.validate import decades_beyond
 from ..laws import law_named
 from ..runs.labels import SIZE_NAME, human
 from ..runs.seeds import LEVEL
-from ..scaling.ask import supervised_by
 
 Array = NDArray[np.float64]
 SURFACES = ("chinchilla", "chinchilla_tied", "chinchilla_gamma", "kaplan_offset")  # of N and D

@@ -12,10 +12,10 @@ from ..fitting.bootstrap import bootstrap
 from ..fitting.fit import fit
 from ..fitting.fitted import Fit
 from ..fitting.levels import FitError
+from ..fitting.supervised import supervised_by
 from ..laws import law_named
 from ..laws.law import Law
 from ..runs.labels import SIZE_NAME, TEACHER_LOSS
-from ..scaling.ask import supervised_by
 
 
 def columns_of(runs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:

@@ -12,8 +12,9 @@ import pandas as pd
 
 from ..runs.seeds import Interval, mean_interval
 from ..runs.table import Plan
+from .cells import JUDGED_ON
 from .contrasts import Contrast, contrast, holm, pooled_noise
-from .verdicts import CANNOT, DECIDING_PAIRS, JUDGED_ON, LEVEL
+from .verdicts import CANNOT, DECIDING_PAIRS, LEVEL
 
 CONFIRM = "confirm"  # the role of these runs
 RATE = "optim.peak_lr"

@@ -27,7 +27,7 @@ from .verdicts import Verdict, judge
 
 MAX_NAME = 9  # letters that a tick has room for
 DEFINITIONS = {
-    "N": "num_params_non_embedding, parameters of the student without embeddings and head",
+    "N": f"{SIZE_NAME}, parameters of the student without embeddings and head",
     "D": "num_tokens, training tokens of the student, repeats counted",
     "C": "flops_train_exact, FLOPs of matrix products, forward and backward (not 6ND)",
 }

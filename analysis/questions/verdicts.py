@@ -1,24 +1,22 @@
 """What can be said here of each published claim: one of six words, and what it rests on."""
 
-# pandas infers unions that no data frame of ours takes; the rules that trip over them are off.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOptionalMemberAccess=false
-# pyright: reportReturnType=false
+# pandas infers unions that no data frame of ours takes.
+# pyright: reportArgumentType=false
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from .contrasts import Contrast, Noise, contrast, holm, over_teachers, pooled_noise
+from .cells import CHOSEN_ON, JUDGED_ON, Cell, best_rate, cell_at, shared_rate, sweep_noise
+from .contrasts import Contrast, Noise, contrast, holm, over_teachers
 
 SAME, OPPOSITE = "same direction on held-out loss", "opposite"
 NONE, CANNOT = "no difference within the margin", "cannot tell"
 NOT_TESTABLE, UNDEFINED = "not testable here", "definition unresolved"
 WORDS = (SAME, OPPOSITE, NONE, CANNOT, NOT_TESTABLE, UNDEFINED)
 NO_EFFECT = "no difference"  # what a claim may expect, besides lower and higher
-CHOSEN_ON, JUDGED_ON = "val/loss", "test/loss"
 DECIDING_PAIRS = 8  # fewer explore
 LEVEL = 0.05  # of the whole family of a file's claims
 
@@ -57,23 +55,6 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One setting at the learning rate with the lowest mean val loss.
-
-    Attributes:
-        losses: test loss by seed and the teacher's seed ("": it has one teacher, or none).
-        at_edge: whether that rate is the least or the largest that was planned.
-        num_rates: how many were planned.
-    """
-
-    losses: dict[tuple[str, str], float]
-    rate: float
-    at_edge: bool
-    num_rates: int
-    teachers: frozenset[str]
-
-
 def judge(claims: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> list[Verdict]:
     """Every claim of a plan, on all of its runs, finished or not.
 
@@ -83,90 +64,49 @@ def judge(claims: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> list[Verdi
     """
     runs = runs.assign(**{m: float("nan") for m in (CHOSEN_ON, JUDGED_ON) if m not in runs})
     noise = sweep_noise(runs)
-    found = [_contrast_of(claim, runs, noise) for claim in claims]
+    found = [_found_of(claim, runs, noise) for claim in claims]
     p_values: list[float] = []
-    for claim, (effect, *_) in zip(claims, found, strict=True):
-        if effect is not None:
-            p_values += [_p_difference(claim, effect), effect.p_within(claim["margin"])]
+    for claim, one in zip(claims, found, strict=True):
+        if one.effect is not None:
+            p_values += [_p_difference(claim, one.effect), one.effect.p_within(claim["margin"])]
     adjusted = iter(holm(p_values))
     verdicts = []
-    for claim, (effect, cells, shared) in zip(claims, found, strict=True):
-        p = (next(adjusted), next(adjusted)) if effect is not None else (None, None)
-        verdicts.append(_verdict(claim, effect, cells, shared, p))
+    for claim, one in zip(claims, found, strict=True):
+        p = (next(adjusted), next(adjusted)) if one.effect is not None else (None, None)
+        verdicts.append(_verdict(claim, one, p))
     return verdicts
 
 
-def sweep_noise(runs: pd.DataFrame) -> Noise:
-    """Noise of test losses over every setting of the sweep, each at its own learning rate."""
-    chosen = []
-    for setting, group in runs.groupby(["recipe", "size", "num_tokens"], sort=False):
-        rate = best_rate(group)
-        if rate is not None:
-            at = group[_done(group) & (group["learning_rate"].astype(float) == rate)]
-            chosen.append(at.assign(setting=str(setting)))
-    if not chosen:
-        return Noise(sd=float("nan"), dof=0)
-    return pooled_noise(pd.concat(chosen), JUDGED_ON)
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What the runs say of a claim, before it is put into a word.
+
+    Attributes:
+        cells: by name, each at its own best rate; those with finished runs.
+        effect, shared, shared_rate: as in ``Verdict``.
+    """
+
+    effect: Contrast | None = None
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    shared: Contrast | None = None
+    shared_rate: float | None = None
 
 
-def best_rate(runs: pd.DataFrame) -> float | None:
-    """The learning rate of the lowest mean val loss, among those with the most finished seeds."""
-    done = runs[_done(runs)]
-    if done.empty:
-        return None
-    rates = done["learning_rate"].astype(float)
-    scores = done[CHOSEN_ON].astype(float).groupby(rates).agg(["count", "mean"])
-    scores = scores[scores["count"] == scores["count"].max()]
-    return float(scores["mean"].idxmin())
-
-
-def _done(runs: pd.DataFrame) -> pd.Series:
-    return (runs["status"] == "complete") & runs[CHOSEN_ON].notna() & runs[JUDGED_ON].notna()
-
-
-def shared_rate(cells: Sequence[pd.DataFrame]) -> float | None:
-    """The rate at which the cells' mean val losses are lowest together, of those that all tried."""
-    losses = []
-    for runs in cells:
-        done = runs[_done(runs)]
-        rates = done["learning_rate"].astype(float)
-        losses.append(done[CHOSEN_ON].astype(float).groupby(rates).mean())
-    together = pd.concat(losses, axis=1, join="inner").mean(axis=1)
-    return None if together.empty else float(together.idxmin())
-
-
-def _cell(runs: pd.DataFrame, rate: float | None) -> Cell | None:
-    if rate is None:
-        return None
-    planned = sorted(set(runs["learning_rate"].dropna().astype(float)))
-    at = runs[_done(runs) & (runs["learning_rate"].astype(float) == rate)]
-    taught = at["teacher_seed"] if "teacher_seed" in at else at["seed"].map(lambda _: "")
-    # seeds of what is drawn from a teacher are averaged: one pair for each of the student's
-    losses = at[JUDGED_ON].astype(float).groupby([at["seed"], taught]).mean()
-    teachers = at["teacher_id"].dropna() if "teacher_id" in at else []
-    return Cell(
-        losses={(str(s), str(t)): float(loss) for (s, t), loss in losses.items()},
-        rate=rate,
-        at_edge=len(planned) > 1 and rate in (planned[0], planned[-1]),
-        num_rates=len(planned),
-        teachers=frozenset(str(t) for t in teachers),
-    )
-
-
-def _contrast_of(
-    claim: Mapping[str, Any], runs: pd.DataFrame, noise: Noise
-) -> tuple[Contrast | None, dict[str, Cell], tuple[Contrast | None, float | None]]:
-    """The effect, its cells at their own best rates, and the effect at one rate for all."""
+def _found_of(claim: Mapping[str, Any], runs: pd.DataFrame, noise: Noise) -> _Found:
     if claim["not_testable"]:
-        return None, {}, (None, None)
+        return _Found()
     own = [runs[runs["run_id"].isin(spec["runs"])] for spec in claim["cells"]]
     signs = [spec["sign"] for spec in claim["cells"]]
-    cells = [_cell(one, best_rate(one)) for one in own]
+    cells = [cell_at(one, best_rate(one)) for one in own]
     rate = shared_rate(own)
-    shared = _signed(signs, [_cell(one, rate) for one in own], noise)
+    shared = _signed(signs, [cell_at(one, rate) for one in own], noise)
     names = [spec["name"] for spec in claim["cells"]]
-    known = {name: cell for name, cell in zip(names, cells, strict=True) if cell is not None}
-    return _signed(signs, cells, noise), known, (shared, None if shared is None else rate)
+    return _Found(
+        effect=_signed(signs, cells, noise),
+        cells={name: cell for name, cell in zip(names, cells, strict=True) if cell is not None},
+        shared=shared,
+        shared_rate=None if shared is None else rate,
+    )
 
 
 def _signed(signs: Sequence[int], cells: Sequence[Cell | None], noise: Noise) -> Contrast | None:
@@ -184,19 +124,15 @@ def _p_difference(claim: Mapping[str, Any], effect: Contrast) -> float:
 
 
 def _verdict(
-    claim: Mapping[str, Any],
-    effect: Contrast | None,
-    cells: dict[str, Cell],
-    shared: tuple[Contrast | None, float | None],
-    p: tuple[float, float] | tuple[None, None],
+    claim: Mapping[str, Any], found: _Found, p: tuple[float, float] | tuple[None, None]
 ) -> Verdict:
-    word, notes = CANNOT, []
+    word, notes, effect = CANNOT, [], found.effect
     if claim["not_testable"]:
         word, notes = NOT_TESTABLE, [claim["not_testable"]]
     elif effect is None:
         notes = ["fewer than two pairs of finished runs"]
     else:
-        word, notes = _decide(claim, effect, cells, p), _rests_on(effect, cells)
+        word, notes = _decide(claim, effect, found.cells, p), _rests_on(effect, found.cells)
     own_word, undefined = None, [*claim["undefined"]]
     undefined += [claim["unresolved"]] if claim["unresolved"] else []
     if undefined and word != NOT_TESTABLE:
@@ -216,8 +152,8 @@ def _verdict(
         word=word,
         own_word=own_word,
         effect=effect,
-        shared=shared[0],
-        shared_rate=shared[1],
+        shared=found.shared,
+        shared_rate=found.shared_rate,
         p_difference=p[0],
         p_equivalence=p[1],
         power=power,

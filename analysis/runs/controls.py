@@ -109,7 +109,7 @@ def controls_of(run: pd.Series, controls: pd.DataFrame, which: Roles) -> pd.Data
     """Controls of the run's size, seed and data that agree on every recipe parameter they set."""
     fits = (
         (controls["size"] == run["size"])
-        & (controls["num_params_non_embedding"] == run["num_params_non_embedding"])
+        & (controls[SIZE_NAME] == run[SIZE_NAME])
         & (controls["seed"] == run["seed"])
     )
     if "data_digest" in controls and not pd.isna(run["data_digest"]):

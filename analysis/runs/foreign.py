@@ -15,6 +15,7 @@ import pandas as pd
 from pdx.errors import SweepError
 from pdx.files import digest
 
+from .labels import SIZE_NAME
 from .table import Plan, typed
 
 # What pdx itself logs to MLflow: nothing has to be mapped for its own runs.
@@ -190,7 +191,7 @@ def _point(
         "reason": None if status == "complete" else f"{run['state']}: no usable N, D or loss",
         "seconds": run.get("seconds"),
         **params,
-        "num_params_non_embedding": size,
+        SIZE_NAME: size,
         "num_tokens": tokens,
         "flops_train_exact": flops,
         "flops_train_6nd": 6 * size * tokens if size and tokens else None,

@@ -84,7 +84,7 @@ def label_runs(runs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         _recipe(p, loss, role, which)
         for p, loss, role in zip(params, losses, roles_of, strict=True)
     ]
-    sizes = runs["num_params_non_embedding"]
+    sizes = runs[SIZE_NAME]
     labelled["size"] = [
         ", ".join(_value(name, p[name]) for name in which.sizes if name in p) or human(size)
         for p, size in zip(params, sizes, strict=True)

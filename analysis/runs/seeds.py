@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .labels import SIZE_NAME
+
 LEVEL = 0.95  # of intervals where nobody asks for another
 ENOUGH_SEEDS = 3  # of two, a t interval is 13 standard errors each way and says nothing
 
@@ -93,14 +95,14 @@ def aggregate(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     rows = []
     for values, group in runs.groupby(keys, sort=False):
         row: dict[str, object] = dict(zip(keys, values, strict=True))
-        for fact in ("num_params_non_embedding", "num_tokens", "token_multiple", "learning_rate"):
+        for fact in (SIZE_NAME, "num_tokens", "token_multiple", "learning_rate"):
             row[fact] = group[fact].astype(float).mean()
         for metric in metrics:
             row |= interval_columns(metric, mean_interval(over_units(group, metric)))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(
-        ["is_control", "recipe", "token_multiple", "num_params_non_embedding"],
+        ["is_control", "recipe", "token_multiple", SIZE_NAME],
         ascending=[False, True, True, True],
         ignore_index=True,
     )

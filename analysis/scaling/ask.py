@@ -23,7 +23,6 @@ from ..fitting.validate import (
     held_out,
     residual_trends,
 )
-from ..laws import law_named
 from ..laws.law import Law
 from .approaches import Approach, disagreement, envelope, isoflop, surface
 from .doubts import doubts
@@ -174,23 +173,3 @@ def _filter(ask: Ask) -> str:
     if ask.request.hold_out:
         parts.append(f"held out: {ask.request.hold_out}")
     return "; ".join(parts)
-
-
-def supervised_by(law: Law, found: Fit) -> Law:
-    """A distillation law whose students without a teacher follow another fit."""
-    if not hasattr(law, "supervised"):
-        raise FitError(f"--supervised: is for law=distillation, not for {law.name}.")
-    wanted = ("E", "A", "B", "alpha", "beta", "gamma")
-    parameters = {"gamma": 1.0, "beta": found.parameters.get("alpha"), **found.parameters}
-    if any(parameters.get(name) is None for name in wanted):
-        raise FitError(
-            f"--supervised: a fit of law={found.law} has no {', '.join(wanted)}; "
-            "give one of supervised_gamma, chinchilla_gamma or chinchilla."
-        )
-    pairs = tuple((name, float(parameters[name] or 0.0)) for name in wanted)
-    return replace(law, supervised=pairs)  # type: ignore[call-arg]
-
-
-def laws_named(names: Sequence[str]) -> list[Law]:
-    """Laws by name, each once."""
-    return [law_named(name) for name in dict.fromkeys(names)]

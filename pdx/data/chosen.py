@@ -34,10 +34,7 @@ class Chosen(Windows):
         return self._chosen_from
 
     def _base(self, index_B: np.ndarray) -> np.ndarray:
-        index_B = np.asarray(index_B, dtype=np.int64)
-        if index_B.size and not (index_B.min() >= 0 and index_B.max() < self.num_windows):
-            raise IndexError(f"window {index_B.min()}..{index_B.max()} of {self.num_windows}")
-        return self.of(index_B)
+        return self.of(self._numbers(index_B))
 
     def ids(self, index_B: np.ndarray) -> np.ndarray:
         return self._chosen_from.ids(self._base(index_B))

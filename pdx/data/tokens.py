@@ -173,15 +173,24 @@ class Windows:
         """The windows that these are chosen from, or written after; here themselves."""
         return self
 
+    def num_windows_in(self, num_tokens: int) -> int:
+        """Whole windows in ``num_tokens``: at least one, at most all."""
+        return min(self.num_windows, max(1, num_tokens // self.seq_len))
+
     @cached_property
     def _shards(self) -> list[Shard]:
         return [Shard(self._token_set.dir, s, self._token_set.manifest) for s in self.splits]
 
-    def _parts(self, index_B: np.ndarray) -> list[tuple[Shard, np.ndarray, np.ndarray]]:
-        """For each shard asked for: it, the rows of the batch, the windows within it."""
+    def _numbers(self, index_B: np.ndarray) -> np.ndarray:
+        """The same, where each is a window's: a negative one would be of the end."""
         index_B = np.asarray(index_B, dtype=np.int64)
         if index_B.size and not (index_B.min() >= 0 and index_B.max() < self.num_windows):
             raise IndexError(f"window {index_B.min()}..{index_B.max()} of {self.num_windows}")
+        return index_B
+
+    def _parts(self, index_B: np.ndarray) -> list[tuple[Shard, np.ndarray, np.ndarray]]:
+        """For each shard asked for: it, the rows of the batch, the windows within it."""
+        index_B = self._numbers(index_B)
         which_B = np.searchsorted(self._ends, index_B, side="right")
         parts = []
         for number in np.unique(which_B):

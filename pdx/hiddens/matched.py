@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pdx.build import check
+from pdx.build import check, value_name
 from pdx.errors import ConfigError
+from pdx.models import check_layers
 from pdx.student import upcast
 from pdx.teacher import TrainedHere
 
@@ -42,7 +43,7 @@ class Matched:
 
     def check(self, run: "Run") -> None:
         """Refuse what has no hidden states to match, before anything is made."""
-        name = type(self).__module__.rpartition(".")[2]
+        name = value_name(self)
         if not run.loss.needs_teacher:
             raise ConfigError(
                 f"hidden={name}: is a second term beside a loss that reads a teacher; use "
@@ -66,15 +67,8 @@ class Matched:
             self.check_widths(**widths)
 
     def check_layers(self, who: str, num_layers: int) -> None:
-        """Refuse a layer that the model has not."""
-        for layer in getattr(self, f"{who}_layers"):
-            check(
-                -num_layers - 1 <= layer <= num_layers,
-                f"hidden.{who}_layers",
-                layer,
-                f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
-                f"{-num_layers - 1}",
-            )
+        """Refuse a layer that the student, or the teacher, has not."""
+        check_layers(f"hidden.{who}_layers", getattr(self, f"{who}_layers"), num_layers)
 
     def check_widths(self, student: int, teacher: int) -> None:
         """Refuse states of unequal widths without a projection."""

@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pdx.build import check
+from pdx.build import check, value_name
 from pdx.errors import ConfigError
+from pdx.models import check_layers
 from pdx.store.codecs.row import Codec
 from pdx.store.states import GROUP, LEVELS
 
@@ -81,14 +82,7 @@ class Kept:
 
     def check_layers(self, num_layers: int) -> None:
         """Refuse a layer that the teacher has not."""
-        for layer in self.hidden_layers:
-            check(
-                -num_layers - 1 <= layer <= num_layers,
-                "store.hidden_layers",
-                layer,
-                f"must be from 0 (the embedding) to {num_layers}, or from the end down to "
-                f"{-num_layers - 1}",
-            )
+        check_layers("store.hidden_layers", self.hidden_layers, num_layers)
 
     def check_hidden(self, hidden: Any) -> None:
         """Refuse to match hidden states of layers that this capture does not keep."""
@@ -106,7 +100,7 @@ class Kept:
         """Refuse tokens of which nothing was recorded."""
         if not self.recorded:
             return
-        name = type(text).__module__.rpartition(".")[2]
+        name = value_name(text)
         if text.part is None:
             raise ConfigError(
                 f"text={name}: store.recorded={self.recorded} holds what the teacher said of its "
@@ -123,7 +117,7 @@ class Kept:
             )
 
     def _refuse_kind(self, signal: Any) -> None:
-        name = type(signal).__module__.rpartition(".")[2]
+        name = value_name(signal)
         raise ConfigError(
             f"signal={name}: reads {signal.rows} rows, and store={self.kind} keeps {self.kind} "
             f"rows; capture with store={signal.rows}."

@@ -15,7 +15,7 @@ COUNTED = 2**22  # tokens of the split that are counted: enough to order all but
 
 def ids_by_frequency(windows: Windows, vocab_size: int) -> np.ndarray:
     """Token ids by falling count in the split's first tokens, ties by id: int32 [V]."""
-    last = min(windows.num_windows, max(1, COUNTED // windows.seq_len))
+    last = windows.num_windows_in(COUNTED)
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, last, 1024):
         ids = windows.ids(np.arange(start, min(start + 1024, last)))

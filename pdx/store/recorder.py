@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdx.errors import Diverged
 from pdx.files import locked, write_bytes
 from pdx.store.columns import columns_of
 from pdx.store.reader import Store, tokens_digest
@@ -18,7 +17,7 @@ from pdx.store.writer import blocks_of, write_shard
 
 if TYPE_CHECKING:
     from pdx.feed import MicroBatch
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 Hear = Callable[[int, int, Tensor], None]
 Blocks = list[tuple[bytes, int]]  # of each window, and the digest of its tokens
@@ -111,7 +110,7 @@ def ensure_recorded(shared: "Shared", store: Store, first: int, stop: int) -> No
     Raises:
         Diverged: the teacher did.
     """
-    from pdx.execute import execute
+    from pdx.execute import train_teacher
 
     run, env = shared.run, shared.env
     directory, layout = store.directory, store.layout
@@ -131,8 +130,6 @@ def ensure_recorded(shared: "Shared", store: Store, first: int, stop: int) -> No
                     "trained once more for what it says on the way",
                     file=sys.stderr,
                 )
-            result = execute(training, env, record=recorder, run_dir=again)
-            if result["status"] != "complete":
-                raise Diverged(f"teacher: its training diverged ({result['reason']}).")
+            train_teacher(training, env, recorder, again)
         recorder.assemble()
         shutil.rmtree(directory / "teacher", ignore_errors=True)

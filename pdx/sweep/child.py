@@ -18,9 +18,10 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 
 from pdx.checkpoint import Paused
 from pdx.config import run_of_resolved
+from pdx.device import use_threads
 from pdx.env import Env
 from pdx.errors import PdxError, RankLost
-from pdx.execute import execute, use_threads
+from pdx.execute import execute
 from pdx.files import read_json
 from pdx.known import know
 from pdx.sweep.across_seeds import AcrossSeeds
@@ -87,7 +88,7 @@ def _run_point(task: Task, must_end: Callable[[], bool], ready: float, seat: Sea
     pruner = _pruner_of(task)
     if isinstance(pruner, AcrossSeeds) and pruner.loses(_study(task), task.trial_id, point):
         return Outcome("pruned", reason="its setting loses to the best one seed by seed")
-    parent = SweepLog(env, task.sweep_id, prepared["experiment"], prepared["parent"])
+    parent = SweepLog.known(env, task.sweep_id, prepared["experiment"], prepared["parent"])
     log = RunLog(env, run.run_id, "run", point.params, parent, point.label, {"role": point.role})
     observe = log.observe
     if pruner is not None and not isinstance(pruner, AcrossSeeds):

@@ -10,7 +10,7 @@ from pdx.files import digest
 from pdx.memory import bytes_to_train, room
 from pdx.paths import default_outputs
 from pdx.sweep.groups import described
-from pdx.sweep.plan import Plan, Point, load_plan, pending
+from pdx.sweep.plan import Plan, Point, has_plan, load_plan, pending
 
 
 def describe(plan: Plan, env: Env, students_per_worker: int = 1) -> str:
@@ -43,7 +43,7 @@ def _checkpoint_bytes(facts: Sequence[dict[str, Any]]) -> float:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _MadeOnce:
     """What the runs of a plan share, each made once: by id, what it costs to make.
 
     Attributes:
@@ -56,8 +56,8 @@ class _Shared:
     store_bytes: dict[str, float]
 
     @staticmethod
-    def of(points: Sequence[Point]) -> "_Shared":
-        shared = _Shared({}, {}, {})
+    def of(points: Sequence[Point]) -> "_MadeOnce":
+        shared = _MadeOnce({}, {}, {})
         for point in points:
             facts, config = point.facts, point.config
             if facts["teacher_id"]:
@@ -73,7 +73,7 @@ class _Shared:
 
 def _totals(plan: Plan, env: Env, num_todo: int) -> Iterator[str]:
     facts = [p.facts for p in plan.points]
-    shared = _Shared.of(plan.points)
+    shared = _MadeOnce.of(plan.points)
     yield f"{len(plan.points)} runs, {len(plan.points) - num_todo} done (*), {num_todo} to do"
     yield (
         f"tokens: {_count(sum(f['num_tokens'] for f in facts))} over all runs; student FLOPs "
@@ -144,7 +144,7 @@ def status_of(plan: Plan, env: Env) -> str:
     from pdx.sweep.studies import Studies
 
     directory = plan.directory(env)
-    if not (directory / "plan.json").exists():
+    if not has_plan(directory):
         todo = len(pending(plan, env)) + plan.num_runs - len(plan.points)
         return f"{plan.sweep_id}: not started; {todo} of {plan.num_runs} to do"
     now = snapshot(Studies(directory, plan, env.storage), env)
@@ -173,7 +173,7 @@ def status_of_all(env: Env) -> str:
     """How far each sweep of an output directory is, the latest last."""
     found = []
     for directory in sorted(env.paths.sweeps.glob("*"), key=lambda d: d.stat().st_mtime):
-        if (directory / "plan.json").exists():
+        if has_plan(directory):
             try:
                 plan = load_plan(directory)
                 found.append(f"{status_of(plan, env)}\n  {plan.command}")

@@ -24,7 +24,7 @@ from pdx.sweep.launch import launch, leave_ray, logs_of
 from pdx.sweep.launchers import check_launcher, is_ray
 from pdx.sweep.local import slots_of, workers_of
 from pdx.sweep.optuna_parts import build_part
-from pdx.sweep.plan import Plan, examples, load_plan, pending, unfinished
+from pdx.sweep.plan import Plan, examples, has_plan, load_plan, pending, unfinished
 from pdx.sweep.planner import make_plan
 from pdx.sweep.progress import watch
 from pdx.sweep.queue import Queue
@@ -68,7 +68,7 @@ def drive(sweeper: Any, arguments: list[str]) -> Any:
     if sweeper.action == "report":
         from pdx.tracking.sweep import attach_to_sweep
 
-        if (directory / "plan.json").exists():  # what trained it, with all that it said of env
+        if has_plan(directory):  # what trained it, with all that it said of env
             trained = load_plan(directory)
             plan = replace(plan, command=trained.command, points=trained.points)
         plan.save(directory)
@@ -135,8 +135,8 @@ def run_sweep(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> dict[str, i
             )
         plan.save(directory)
         queue = Queue(directory, plan, env.storage)
-        log = SweepLog(env, plan.sweep_id)  # creates MLflow's database before any worker starts
-        log.start(plan.question, plan.command, plan.num_runs)
+        # Creates MLflow's database before any worker starts.
+        log = SweepLog.open(env, plan.sweep_id, plan.question, plan.command, plan.num_runs)
         try:
             queue.reap(env.max_retries)
             left = {p.run_id for p in pending(plan, env)}
@@ -233,7 +233,7 @@ def worker_of(sweeper: Any, plan: Plan, env: Env, budget: Budget, num_workers: i
 def join(sweeper: Any, plan: Plan, env: Env, budget: Budget) -> int:
     """Help a sweep that was started elsewhere, until nothing waits."""
     directory = plan.directory(env)
-    if not (directory / "plan.json").exists():
+    if not has_plan(directory):
         raise SweepError(
             f"{plan.sweep_id}: not started ({directory} holds no plan.json); start it with "
             f"`{plan.command}`, or set env.outputs to where it was started."

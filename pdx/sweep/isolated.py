@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pdx.forked import belong_to_parent
 from pdx.sweep.plan import Point
 from pdx.sweep.search import Method
 
@@ -103,20 +104,10 @@ def run_together(tasks: list[Task], tell: Callable[[int, Outcome], None]) -> Non
         tell(number, Outcome("lost", reason=reason))
 
 
-def _die_with_worker() -> None:
-    """A forkserver, the parent in the kernel's eyes, lives for as long as any of its children."""
-    worker = multiprocessing.parent_process()
-    assert worker is not None
-    worker.join()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _main(pipe: Connection, environ: dict[str, str], tasks: list[Task]) -> None:
     must_end = threading.Event()
-    threading.Thread(target=_die_with_worker, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
     signal.signal(signal.SIGTERM, lambda *_: must_end.set())
-    os.environ.update(environ)
+    belong_to_parent(environ)
     from pdx.sweep.child import run_points
 
     def tell(number: int, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from pdx.env import Env
 from pdx.errors import SweepError
 from pdx.files import digest, read_json, write_json
 
+PLAN = "plan.json"
 PLAN_VERSION = 2
 CONFIRM = "confirm"  # the role of a run that confirms a search
 
@@ -99,7 +100,7 @@ class Plan:
         Raises:
             SweepError: the directory holds a plan of another sweep.
         """
-        path = directory / "plan.json"
+        path = directory / PLAN
         if path.exists() and read_json(path).get("digest") != self.digest:
             raise SweepError(
                 f"{path}: is the plan of another sweep ({read_json(path).get('digest')}, not "
@@ -116,6 +117,11 @@ class Plan:
         write_json(path, plain)
 
 
+def has_plan(directory: Path) -> bool:
+    """Whether a sweep was begun there: its plan is the first that is written."""
+    return (directory / PLAN).exists()
+
+
 def load_plan(directory: Path) -> Plan:
     """Read ``plan.json``.
 
@@ -124,7 +130,7 @@ def load_plan(directory: Path) -> Plan:
     """
     from pdx.sweep.search import Method, Search
 
-    path = directory / "plan.json"
+    path = directory / PLAN
     stored = read_json(path)
     if stored.pop("version", None) != PLAN_VERSION:
         raise SweepError(

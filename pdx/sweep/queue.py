@@ -93,11 +93,14 @@ class Queue(Studies):
         if self.drawn is None:
             return 0
         trials = self.drawn.get_trials(deepcopy=False)
-        alive = [t for t in trials if t.state != TrialState.FAIL and not _is_double(t)]
+        alive = [t for t in trials if t.state != TrialState.FAIL and not is_double(t)]
         missing = max(0, self.plan.method.num_runs - len(alive))
         for _ in range(missing):
-            self._add(self.drawn, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(self.drawn)
         return missing
+
+    def _add_ticket(self, study: optuna.Study) -> None:
+        self._add(study, {}, {}, {"role": "search", "retries": 0})
 
     @patient
     def reap(self, max_retries: int) -> list[str]:
@@ -153,12 +156,12 @@ class Queue(Studies):
         settings = search.draw(lambda key, axis: _suggest(trial, key, axis))
         reason = search.rules.reason_against({s.key: s.value for s in settings})
         if reason is not None:
-            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(study)
             self.tell_failed(trial, f"forbidden: {reason}")
             return None
         point = search.point(settings)
         if point.run_id in points:
-            self._add(study, {}, {}, {"role": "search", "retries": 0})
+            self._add_ticket(study)
             trial.set_user_attr("double", True)
         points[point.run_id] = point
         trial.set_user_attr("run_id", point.run_id)
@@ -224,7 +227,8 @@ def _attrs(point: Point, retries: int) -> dict[str, Any]:
     return {"run_id": point.run_id, "role": point.role, "retries": retries}
 
 
-def _is_double(trial: FrozenTrial) -> bool:
+def is_double(trial: FrozenTrial) -> bool:
+    """Whether a search drew a run that it had drawn before."""
     return bool(trial.user_attrs.get("double"))
 
 

@@ -1,10 +1,11 @@
 """A search: what a sampler draws from, and the runs that its draws become."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from pdx.build import did_you_mean
 from pdx.config import run_of_resolved
@@ -147,7 +148,7 @@ class Search:
     def examples(self) -> Iterator[list[Setting]]:
         """Draws from the corners of the space: what they refuse, the search is refused for."""
         for end in ("low", "high"):
-            groups = [a for a in self.axes.values() if isinstance(a, tuple) and _is_group(a)]
+            groups = [a for a in self.axes.values() if _is_group(a)]
             for chosen in product(*groups):
                 by_key = {s.key: s for s in chosen}
 
@@ -229,10 +230,7 @@ def make_search(definition: "Definition", composer: Composer) -> Search:
                     f"{setting.override}: a search draws plain values of fields that exist; move "
                     "it to a group's file, or run a grid."
                 )
-    groups = [a for a in axes.values() if _is_group(a)]
-    count = 1
-    for axis in groups:
-        count *= len(axis) if isinstance(axis, tuple) else 1
+    count = math.prod(len(a) for a in axes.values() if _is_group(a))
     if count > MAX_TEMPLATES:
         raise SweepError(
             f"axes: {count} choices of groups, and a search composes each before it starts; at "
@@ -274,7 +272,7 @@ def category(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _is_group(axis: Axis) -> bool:
+def _is_group(axis: Axis) -> TypeGuard[tuple[Setting, ...]]:
     return isinstance(axis, tuple) and not is_field(axis[0])
 
 

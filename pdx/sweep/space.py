@@ -9,6 +9,11 @@ from pdx.build import did_you_mean
 from pdx.errors import SweepError
 from pdx.sweep.settings import Axis, Setting
 
+LISTS = {  # by key, one as it may stand in a sweep file
+    "zip": "[[student, optim.peak_lr]]",
+    "forbid": "[{student: s10k, signal.top_k: 256, reason: more than it can learn}]",
+}
+
 
 @dataclass(frozen=True)
 class Forbidden:
@@ -74,7 +79,7 @@ class Rules:
         """Axes, each after those that its condition reads."""
         left, ordered = list(keys), []
         while left:
-            ready = [k for k in left if not set((self.when or {}).get(k, {})) & set(left)]
+            ready = [k for k in left if not set(self.condition(k)) & set(left)]
             if not ready:
                 raise SweepError(
                     f"when: {', '.join(left)} each wait for another; break the circle."
@@ -103,7 +108,10 @@ def rules_of(block: Mapping[str, Any], axes: Mapping[str, Axis]) -> Rules:
         lengths = {key: len(_listed("zip", key, axes[key])) for key in keys}
         if len(set(lengths.values())) != 1:
             said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
-            raise SweepError(f"zip={list(keys)}: {said} values; axes that go together have equal.")
+            raise SweepError(
+                f"zip={list(keys)}: {said} values; axes that go together have as many "
+                "each; list equally many."
+            )
         if twice := [key for key in keys if any(key in other for other in zipped)]:
             raise SweepError(f"zip={list(keys)}: {twice[0]} is in another group; name it once.")
         zipped.append(keys)
@@ -133,7 +141,7 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 
 def _list(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise SweepError(f"{key}={value}: must be a list.")
+        raise SweepError(f"{key}={value}: must be a list, such as {LISTS[key]}.")
     return value
 
 
@@ -148,7 +156,7 @@ def _axis(where: str, key: str, axes: Mapping[str, Axis]) -> str:
 
 def _listed(where: str, key: str, axis: Axis) -> tuple[Setting, ...]:
     if not isinstance(axis, tuple):
-        raise SweepError(f"{where}: {key} is an interval; this needs listed values.")
+        raise SweepError(f"{where}: {key} is an interval; list its values, or leave it out here.")
     return axis
 
 

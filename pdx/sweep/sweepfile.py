@@ -19,13 +19,17 @@ SCALE_KEYS = {
 
 def find_sweep(name: str) -> Path:
     """A sweep file by name: in the working directory's sweeps/ first, then pdx's own."""
-    folders = [Path("sweeps"), sweeps_dir()]
+    return _find(f"sweep={name}", name, [Path("sweeps"), sweeps_dir()])
+
+
+def _find(said: str, name: str, folders: list[Path]) -> Path:
+    """NAME.yaml in the first folder that has it."""
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
     raise SweepError(
-        f"sweep={name}: no such file in sweeps/.{did_you_mean(name, known)} "
+        f"{said}: no such file in {folders[0].name}/.{did_you_mean(name, known)} "
         f"Known: {', '.join(known)}."
     )
 
@@ -75,15 +79,8 @@ def setup_in(path: Path, block: dict[str, Any]) -> list[str]:
     if name is None:
         return []
     folders = [path.parent / "setups", sweeps_dir() / "setups"]
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            found = folder / f"{name}.yaml"
-            return overrides_in(found, "the file", yaml.safe_load(found.read_text()))
-    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise SweepError(
-        f"{path}: setup={name}: no such file in setups/.{did_you_mean(str(name), known)} "
-        f"Known: {', '.join(known)}."
-    )
+    found = _find(f"{path}: setup={name}", str(name), folders)
+    return overrides_in(found, "the file", yaml.safe_load(found.read_text()))
 
 
 def overrides_in(path: Path, key: str, value: Any) -> list[str]:

@@ -11,8 +11,8 @@ from pdx.facts import facts_of
 from pdx.sweep.claims import RATE_AXIS, setting_of
 from pdx.sweep.composer import set_fields
 from pdx.sweep.confirm import Chosen, decide
-from pdx.sweep.plan import CONFIRM, Point, drawn_points, save_point
-from pdx.sweep.queue import Queue
+from pdx.sweep.plan import CONFIRM, Point, drawn_points, save_point, unfinished
+from pdx.sweep.queue import Queue, is_double
 from pdx.sweep.settings import Setting
 from pdx.sweep.studies import Studies
 
@@ -45,16 +45,16 @@ def confirm_search(queue: Queue, env: Env) -> list[Point] | None:
     for point in points.values():
         save_point(queue.directory, point)
     decide(queue.directory, plan, list(points), pairs)
-    unfinished = {run_id for run_id in points if not env.paths.result(run_id).exists()}
-    queue.confirm(list(points.values()), unfinished)
-    return list(points.values())
+    confirming = list(points.values())
+    queue.confirm(confirming, {p.run_id for p in unfinished(confirming, env)})
+    return confirming
 
 
 def search_is_over(studies: Studies) -> bool:
     """Whether all draws that were asked for, and all controls, have ended and none has failed."""
     assert studies.drawn is not None
     trials = studies.drawn.get_trials(deepcopy=False)
-    ended = [t for t in trials if t.state in OVER and not t.user_attrs.get("double")]
+    ended = [t for t in trials if t.state in OVER and not is_double(t)]
     done = {t.user_attrs["run_id"] for t in studies.trials() if t.state in OVER}
     controls = all(p.run_id in done for p in studies.plan.points)
     return len(ended) >= studies.plan.method.num_runs and controls

@@ -28,7 +28,7 @@ class Prepare:
 
     def __call__(self, _cfg: Any) -> None:
         from pdx.config import run_of_resolved
-        from pdx.execute import use_threads
+        from pdx.device import use_threads
         from pdx.known import known
         from pdx.prepare import ensure_all
         from pdx.provenance import checkout
@@ -44,7 +44,8 @@ class Prepare:
         ensure_all([p.config for p in [*pending(plan, env), *drawn]])
         for teacher_id in {p.facts["teacher_id"] for p in points} - {None}:
             log_teacher(env, teacher_id)
-        log = SweepLog(env, plan.sweep_id)
+        log = SweepLog.find(env, plan.sweep_id)
+        assert log is not None  # the driver opened it
         prepared = {"known": known(), "experiment": log.experiment, "parent": log.run_id}
         write_json(Path(self.directory) / PREPARED, prepared)
 

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from pdx.config import Run
     from pdx.data import TokenSet, Windows
     from pdx.env import Env
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pdx.config import Run
     from pdx.data import TokenSet, Windows
     from pdx.env import Env
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class TeacherPart:
         """What the teacher read, in the order in which it did."""
         training, (first, stop) = run.teacher.run(run), self.sequences(run)
         base = token_set.windows(*training.train.split.split("+"))
-        num_used = min(training.num_windows, base.num_windows)
+        num_used = training.num_unique_windows(base)
         seed = training.train.seed
         order = window_order(base.num_windows, num_used, seed, first, stop - first)
         name = digest([base.digest, num_used, seed, first, stop])

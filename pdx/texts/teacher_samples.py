@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pdx.data import TokenSet, Windows
     from pdx.env import Env
     from pdx.frozen import FrozenTeacher
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
 BLOCK_TOKENS = 65536
 BATCH_TOKENS = 16384

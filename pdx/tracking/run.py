@@ -55,7 +55,6 @@ class RunLog:
         all_tags = {f"pdx.{key}": value for key, value in (named | (tags or {})).items()}
         all_tags[MLFLOW_GIT_COMMIT] = provenance()["git_commit"] or "unknown"
         if parent is not None:
-            assert parent.run_id is not None
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
         run = self.client.create_run(self.experiment, run_name=name or run_id, tags=all_tags)
         self.run_id = run.info.run_id

@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
 from pdx.env import Env
@@ -16,38 +18,54 @@ from pdx.provenance import provenance
 from pdx.tracking.connect import TRAINING_VIEW, client_of, connect, find_run, sqlite_file
 
 
+@dataclass(frozen=True)
 class SweepLog:
-    """The parent run of a sweep: looked up, or known from who looked it up before."""
+    """The parent run of a sweep, as it stands in MLflow's store.
 
-    def __init__(
-        self, env: Env, sweep_id: str, experiment: str | None = None, run_id: str | None = None
-    ) -> None:
-        self.env, self.sweep_id = env, sweep_id
-        if experiment is not None:
-            self.client = client_of(env.mlflow_uri)
-            self.experiment, self.run_id = experiment, run_id
-            return
-        self.client, self.experiment = connect(env)
-        self.run_id = find_run(self.client, self.experiment, kind="sweep", sweep_id=sweep_id)
+    Attributes:
+        experiment, run_id: MLflow's own ids.
+    """
 
-    def start(self, question: str, command: str, num_runs: int) -> None:
-        """Open the parent run, or go on with it."""
-        if self.run_id is None:
+    env: Env
+    sweep_id: str
+    client: MlflowClient
+    experiment: str
+    run_id: str
+
+    @classmethod
+    def open(
+        cls, env: Env, sweep_id: str, question: str, command: str, num_runs: int
+    ) -> "SweepLog":
+        """Begin it, or go on with it."""
+        client, experiment = connect(env)
+        run_id = find_run(client, experiment, kind="sweep", sweep_id=sweep_id)
+        if run_id is None:
             tags = {
                 "pdx.kind": "sweep",
-                "pdx.sweep_id": self.sweep_id,
+                "pdx.sweep_id": sweep_id,
                 MLFLOW_RUN_NOTE: f"{question}\n\n`{command}`",
                 MLFLOW_SOURCE_NAME: command,
                 MLFLOW_GIT_COMMIT: provenance()["git_commit"] or "unknown",
             }
-            run = self.client.create_run(self.experiment, run_name=self.sweep_id, tags=tags)
-            self.run_id = run.info.run_id
-            self.client.log_param(self.run_id, "num_runs", num_runs)
-        self.client.update_run(self.run_id, status="RUNNING")
+            run_id = client.create_run(experiment, run_name=sweep_id, tags=tags).info.run_id
+            client.log_param(run_id, "num_runs", num_runs)
+        client.update_run(run_id, status="RUNNING")
+        return cls(env, sweep_id, client, experiment, run_id)
+
+    @classmethod
+    def find(cls, env: Env, sweep_id: str) -> "SweepLog | None":
+        """As it was opened before; None if it never was."""
+        client, experiment = connect(env)
+        run_id = find_run(client, experiment, kind="sweep", sweep_id=sweep_id)
+        return None if run_id is None else cls(env, sweep_id, client, experiment, run_id)
+
+    @classmethod
+    def known(cls, env: Env, sweep_id: str, experiment: str, run_id: str) -> "SweepLog":
+        """As it was found by another process: the store is asked nothing."""
+        return cls(env, sweep_id, client_of(env.mlflow_uri), experiment, run_id)
 
     def finish(self, counts: dict[str, int]) -> None:
         """Close the parent run."""
-        assert self.run_id is not None
         now = int(time.time() * 1000)
         metrics = [Metric(f"runs/{name}", float(n), now, 0) for name, n in counts.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
@@ -56,7 +74,6 @@ class SweepLog:
 
     def attach(self, files: Iterable[Path]) -> None:
         """Our own tables and figures, beside MLflow's."""
-        assert self.run_id is not None
         for path in files:
             self.client.log_artifact(self.run_id, str(path), "report")
 
@@ -95,10 +112,10 @@ def attach_to_sweep(env: Env, sweep_id: str, files: Iterable[Path]) -> str | Non
     if (database := sqlite_file(uri)) and not database.exists():
         return f"there is no {uri}"
     try:
-        log = SweepLog(env, sweep_id)
+        log = SweepLog.find(env, sweep_id)
     except TrackingError as err:
         return str(err)
-    if log.run_id is None:
+    if log is None:
         return f"no run of {uri} is this sweep's parent"
     log.attach(files)
     return None
