@@ -38,7 +38,7 @@ def group(outputs: str, variants: list[list[str]]) -> dict[str, Any]:
 
 def verify(outputs: str, variant: list[str]) -> dict[str, Any]:
     """What `pdx verify` finds of a store that was captured on the host."""
-    from pdx.prepare import Shared
+    from pdx.shared import Shared
 
     verdict = Shared.of(*composed(outputs, variant)).verify_store()
     return {"says": str(verdict)}

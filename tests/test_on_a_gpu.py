@@ -15,7 +15,7 @@ import pytest
 from pdx.config import Run
 from pdx.env import Env
 from pdx.execute import execute
-from pdx.prepare import Shared
+from pdx.shared import Shared
 
 TinyAt = Callable[..., tuple[Run, Env]]
 OnAGPU = Callable[..., dict[str, Any]]
