@@ -43,7 +43,7 @@ COMPILED = GPU | {"settings": (*GPU["settings"], "train.compile=true")}
 SHAPES = {
     "demo, s10k": Shape(student="s10k"),
     "demo, s60k": Shape(student="s60k"),
-    "10M parameters": Shape(student="s10m", windows=32, num_steps=8, not_counted=2),
+    "10M parameters": Shape(student="s10m", windows=32, num_steps=6, not_counted=2),
     "60M parameters": Shape(student="s60m", **COMPILED),
     "150M parameters": Shape(student="s150m", **COMPILED),
     "150M parameters, not compiled": Shape(student="s150m", **GPU),
