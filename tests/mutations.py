@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("pdx", "conf", "sweeps", "analysis", "hydra_plugins", "tests", "pyproject.toml")
+COPIED = ("pdx", "conf", "sweeps", "analysis", "hydra_plugins", "tests", "benchmarks")
+COPIED += ("pyproject.toml",)
 TESTS_FAILED = 1  # pytest's exit status; 2 and above mean that it could not even ask
 
 
@@ -1815,7 +1816,7 @@ def main(words: list[str]) -> int:
         for name in COPIED:
             if (ROOT / name).is_dir():
                 shutil.copytree(
-                    ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
+                    ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
                 )
             elif (ROOT / name).exists():
                 shutil.copy(ROOT / name, copy / name)

@@ -59,7 +59,7 @@ def on_a_gpu(tmp_path_factory: pytest.TempPathFactory) -> OnAGPU:
         done = subprocess.run(
             [sys.executable, pretended_gpu.HERE / "on_a_gpu.py", library, what],
             input=json.dumps(arguments, default=str),
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(pretended_gpu.HERE.parent)},
             capture_output=True,
             text=True,
         )
