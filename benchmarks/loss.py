@@ -36,7 +36,7 @@ SHAPES = {
 GROWTH_TOKENS = {"cpu": 512, "cuda": 4096}
 GROWTH_VOCAB = (8192, 32768, 131072, 262144)
 GROWTH_K = (1, 16, 64, 256)
-GROWTH_CHUNK = {"cpu": (16, 64, 256), "cuda": (64, 128, 256, 512, 1024, 2048)}
+GROWTH_CHUNK = {"cpu": (), "cuda": (64, 128, 256, 512, 1024, 2048)}
 # what, at most how many times, what of
 GOALS = {
     "cpu": (("seconds", 1.10, PLAIN), ("peak_mib", 0.13, PLAIN)),
