@@ -33,29 +33,40 @@ def uniforms(offset_N: Tensor, num: int, seed: int) -> Tensor:
     return ((mixed_NJ >> 12) & ((1 << 52) - 1)).double() * 2.0**-52
 
 
+def masses(logits_CV: Tensor) -> Tensor:
+    """Softmax(logits) but for its normaliser: each row's largest is 1."""
+    return (logits_CV - logits_CV.amax(-1, keepdim=True)).exp()
+
+
 def draw(logits_CV: Tensor, offset_C: Tensor, num_draws: int, seed: int) -> Tensor:
-    """Token ids drawn from softmax(logits), with replacement, in order: int32 [C, num_draws].
+    """Token ids drawn from softmax(logits), with replacement, in order: int32 [C, num_draws]."""
+    return draw_by(masses(logits_CV), offset_C, num_draws, seed)
+
+
+def draw_by(mass_CV: Tensor, offset_C: Tensor, num_draws: int, seed: int) -> Tensor:
+    """``draw`` from what ``masses`` made of the logits.
 
     By the inverse of the cumulative distribution over ids in two steps: sums of blocks, then one
     block. A draw is monotone in its uniform number, so that sorted draws and sorted numbers
     belong together: ``first_draws`` gets the order back from counts.
     """
-    num_rows, vocab_size = logits_CV.shape
+    num_rows, vocab_size = mass_CV.shape
     width = 1 << (int(vocab_size).bit_length() // 2)
-    probs_CV = (logits_CV - logits_CV.amax(-1, keepdim=True)).exp()
-    probs_CV = F.pad(probs_CV, (0, -vocab_size % width))
-    blocks_CMW = probs_CV.view(num_rows, -1, width)
+    if vocab_size % width:
+        mass_CV = F.pad(mass_CV, (0, -vocab_size % width))
+    blocks_CMW = mass_CV.view(num_rows, -1, width)
     mass_CM = blocks_CMW.sum(-1).double()
     ends_CM = mass_CM.cumsum(-1)
     aim_CJ = uniforms(offset_C, num_draws, seed) * ends_CM[:, -1:]
     block_CJ = torch.searchsorted(ends_CM, aim_CJ, right=True)
     within_CJ = aim_CJ - (ends_CM - mass_CM).gather(-1, block_CJ)
-    inner_CJW = blocks_CMW.gather(1, block_CJ[..., None].expand(-1, -1, width)).cumsum(-1)
+    first_C1 = torch.arange(num_rows, device=mass_CV.device)[:, None] * blocks_CMW.shape[1]
+    inner_CJW = blocks_CMW.flatten(0, 1)[first_C1 + block_CJ].cumsum(-1)
     # Rounding may not step out of the block, nor onto a token of no mass before or after it.
     last_CJ = inner_CJW[..., -1]
     within_CJ = within_CJ.float().clamp(min=0.0)
     within_CJ = torch.minimum(within_CJ, torch.nextafter(last_CJ, torch.zeros_like(last_CJ)))
-    place_CJ = (inner_CJW <= within_CJ[..., None]).sum(-1)
+    place_CJ = torch.searchsorted(inner_CJW, within_CJ[..., None], right=True)[..., 0]
     return (block_CJ * width + place_CJ).to(torch.int32)
 
 

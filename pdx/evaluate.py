@@ -14,6 +14,7 @@ from torch import Tensor
 from pdx.bins import Reliability
 from pdx.build import check
 from pdx.files import publish, read_json, require_space, write_json
+from pdx.largest import argmax
 from pdx.models import Head, head_of, hidden_states
 from pdx.ranks import Ranks
 from pdx.reduce import cached_size
@@ -227,8 +228,8 @@ def compare(
             student_CV, teacher_CV = student_CV.log_softmax(-1), teacher_CV.log_softmax(-1)
             kl_C = torch.einsum("cv,cv->c", teacher_CV.exp(), teacher_CV - student_CV)
             kl += kl_C[mask_C].double().sum()
-            top_C = student_CV.argmax(-1)[mask_C]
-            agree += int((top_C == teacher_CV.argmax(-1)[mask_C]).sum())
+            top_C = argmax(student_CV)[mask_C]
+            agree += int((top_C == argmax(teacher_CV)[mask_C]).sum())
             confidence_C = student_CV.amax(-1)[mask_C].exp().double()
             curve.add(confidence_C, top_C == targets_N[part][mask_C])
         valid += int(mask_N.sum())

@@ -14,6 +14,7 @@ from pdx.build import check
 from pdx.data import Batch
 from pdx.data.domains import metric_name
 from pdx.evaluate import Evaluation, Reference, chunks_of_logits, passes
+from pdx.largest import argmax
 from pdx.models import head_of
 from pdx.ranks import Ranks
 
@@ -169,7 +170,7 @@ def by_entropy(
             loss_C = -student_CV.gather(-1, targets_C[:, None])[:, 0]
             bin_C = torch.bucketize(entropy_C.double(), edges)
             bins.add(bin_C[mask_C], *(v[mask_C] for v in (loss_C, kl_C, entropy_C)))
-            top_C = student_CV.argmax(-1)
+            top_C = argmax(student_CV)
             confidence_C = student_CV.amax(-1).exp().double()
             curve.add(confidence_C[mask_C], (top_C == targets_C)[mask_C])
     model.train()
@@ -252,7 +253,7 @@ def probe(model: Any, windows: Any, count: int, ranks: Ranks) -> tuple[Tensor, T
         targets_N, mask_N = batch.targets_BL.reshape(-1), batch.mask_BL.reshape(-1)
         for part, logits_CV in chunks_of_logits(hidden_ND, head):
             loss_C = F.cross_entropy(logits_CV, targets_N[part], reduction="none")
-            right_C = logits_CV.argmax(-1) == targets_N[part]
+            right_C = argmax(logits_CV) == targets_N[part]
             for row, value_C in zip(rows, (loss_C, right_C, mask_N[part]), strict=True):
                 row[part] = value_C.double()
     model.train()

@@ -115,7 +115,10 @@ class TeacherSignal(Protocol):
         ...
 
     def align(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of teacher and student on one support, both [C, S], in nats."""
+        """Log-probabilities of teacher and student on one support, both [C, S], in nats.
+
+        Where rows are of unequal length, both are ``pdx.rows.LEAST`` at what a row has not.
+        """
         ...
 
     def kept_logits(self, student_logits_CV: StudentLogits) -> tuple[Tensor, Tensor, Tensor]:

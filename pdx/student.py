@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pdx.rows import exp
+
 Heat = float | Tensor  # one temperature, or one for each position, [C, 1]
 
 
@@ -120,7 +122,7 @@ class Chunk(Student):
             kept_CK = self._leaves["kept"].detach().masked_fill(~self._keep_CK, -torch.inf)
             logprobs_CS = torch.cat([kept_CK, rest_C[:, None]], -1).log_softmax(-1)
             lse_C = kept_CK[:, 0] - logprobs_CS[:, 0]  # the first is always kept
-            share_CS = ce_weight_C[:, None] * logprobs_CS.exp_()
+            share_CS = ce_weight_C[:, None] * exp(logprobs_CS)
             weight_C = share_CS[:, -1]
         else:
             share_CS, weight_C = None, ce_weight_C

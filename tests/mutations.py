@@ -36,8 +36,8 @@ MUTATIONS = [
     Mutation(
         "one pass: nothing is compiled",
         "store/columns.py",
-        "_in_one_pass if compiled else float_columns",
-        "float_columns",
+        "(_in_one_pass(*known), None) if compiled else float_columns(*known)",
+        "float_columns(*known)",
         "store",
     ),
     Mutation(
@@ -300,9 +300,30 @@ MUTATIONS = [
     Mutation(
         "entries beyond top_k forgotten by the tail",
         "signals/truncated.py",
-        "if rest_N is not None and width < keep_NK.shape[-1]:",
-        "if False:",
+        "        if rest_N is not None:\n            logits_NK",
+        "        if False:\n            logits_NK",
         "signal",
+    ),
+    Mutation(
+        "what is dropped stays in the softmax of what is kept",
+        "sparse.py",
+        "logits_CK + (self._is_kept - 1) * -WALL",
+        "logits_CK",
+        "signal",
+    ),
+    Mutation(
+        "the first largest: of the last ids none is looked at",
+        "largest.py",
+        "if end == vocab_size:",
+        "if True:",
+        "largest",
+    ),
+    Mutation(
+        "draws from masses that deviations were made of",
+        "store/columns.py",
+        "/ around_CV.shape[-1] ** 0.5\n    return columns, mass_CV",
+        "/ around_CV.shape[-1] ** 0.5\n    return columns, around_CV.exp()",
+        "store_codecs",
     ),
     Mutation(
         "rows that keep everything have a tail of minus infinity",
@@ -983,8 +1004,8 @@ MUTATIONS = [
     Mutation(
         "logsumexp at one temperature for all",
         "store/columns.py",
-        "mass[heat] = probs_CV.sqrt().sum(-1)",
-        "mass[heat] = probs_CV.sum(-1)",
+        "total[heat] = mass_CV.sqrt().sum(-1)",
+        "total[heat] = mass_CV.sum(-1)",
         "store",
     ),
     Mutation(
@@ -1254,7 +1275,7 @@ MUTATIONS = [
     Mutation(
         "agreement with the target, not the teacher",
         "evaluate.py",
-        "(top_C == teacher_CV.argmax(-1)[mask_C]).sum()",
+        "(top_C == argmax(teacher_CV)[mask_C]).sum()",
         "(top_C == targets_N[part][mask_C]).sum()",
         "evaluate",
     ),

@@ -28,7 +28,9 @@ RUNS = {
     "mse, full": ["loss=mse", "signal=full"],
 }
 LEARNS = ["data.order=1", "optim.peak_lr=0.02", "teacher.peak_lr=0.02"]
-METRICS = ("val/loss", "test/loss", "train/loss", "val/teacher_kl", "val/ece", "val/bits_per_byte")
+# none that counts tokens (a calibration error, an agreement): the last bit moves a token to another
+# bin, and one of 4,096 tokens is more than the tolerance
+METRICS = ("val/loss", "test/loss", "train/loss", "val/teacher_kl", "val/bits_per_byte")
 
 
 def test_losses_are_golden(tiny: Callable[..., tuple[Run, Env]]):

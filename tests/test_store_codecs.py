@@ -7,12 +7,13 @@ import pytest
 import torch
 from numerics import component
 
-from pdx.draws import draw
+from pdx.draws import draw, masses
 from pdx.store import bits
 from pdx.store.codecs.head_sampled import HeadSampledCodec
 from pdx.store.codecs.row import Columns, dense
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import LOGIT_STEP, TopKCodec
+from pdx.store.columns import float_columns
 from pdx.store.format import block_of, planes_of
 
 RNG = np.random.default_rng(0)
@@ -71,6 +72,18 @@ def reduced(codec: Any, logits_NV: torch.Tensor, temperatures: tuple[float, ...]
 
 def through(codec: Any, columns: Columns) -> list[memoryview]:
     return planes_of(memoryview(block_of(codec.encode(columns))), codec.num_planes)
+
+
+def test_draws_are_the_same_from_masses_that_were_made_for_the_columns():
+    logits_NV, offset_N = rows(5000), torch.arange(96) + 7
+    _, mass_NV = float_columns(logits_NV, torch.zeros(96, dtype=torch.long), (0.5, 1.0, 3.0))
+    assert torch.equal(mass_NV, masses(logits_NV))
+    codec = SampledCodec(50, 3, 5000, np.arange(5000))
+    lse_N = logits_NV.logsumexp(-1)
+    shared = codec.reduce(logits_NV, lse_N, offset_N, mass_NV)
+    for name, column in codec.reduce(logits_NV, lse_N, offset_N).items():
+        assert torch.equal(column, shared[name])
+    assert torch.equal(shared["draws"], draw(logits_NV, offset_N, 50, 3))
 
 
 HEATS = (0.5, 1.0, 2.0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pdx.build import check
-from pdx.rows import LEAST_TAIL, NOTHING, Rows
+from pdx.rows import LEAST_TAIL, NOTHING, Rows, exp, logsumexp
 from pdx.signal import Context, Heats, Temperature
 from pdx.sparse import SparseSignal
 from pdx.student import column
@@ -65,7 +65,7 @@ class Truncated:
         if self.tail not in NO_REST:
             assert isinstance(heat, float), "the store refuses the others"
             lse_N = rows.facts.lse[heat]
-            share_NK = (_known(rows.logits_NK) / heat - lse_N[:, None]).exp()
+            share_NK = exp(_known(rows.logits_NK) / heat - lse_N[:, None])
             left_N = torch.log1p(-share_NK.sum(-1).clamp(max=1.0)).clamp(min=LEAST_TAIL)
             rest_N = lse_N + left_N
         return self._signal(rows, heats, rest_N, context)
@@ -89,18 +89,20 @@ class Truncated:
     def _signal(
         self, rows: Rows, heats: Heats, rest_N: Tensor | None, context: Context
     ) -> SparseSignal:
-        """Of rows and what lies outside of them; entries that no row keeps join that."""
-        keep_NK = self.keep(rows) & (rows.logits_NK > NOTHING)
+        """Of rows and what lies outside of them; entries that are not kept join that."""
+        entry_NK = rows.logits_NK > NOTHING
+        keep_NK = self.keep(rows) & entry_NK
         width = min(self.most_kept(keep_NK.shape[-1]), keep_NK.shape[-1])
         if width == keep_NK.shape[-1] and not self.fixed_width:
             width = int(keep_NK.sum(-1).max())
-        if rest_N is not None and width < keep_NK.shape[-1]:
-            more_NK = _known(rows.logits_NK[:, width:]) / column(self._heat_of_rest(heats))
-            rest_N = torch.cat([more_NK, rest_N[:, None]], -1).logsumexp(-1)
+        if rest_N is not None:
+            logits_NK = rows.logits_NK / column(self._heat_of_rest(heats))
+            unkept_NK = torch.where(entry_NK & ~keep_NK, logits_NK, -torch.inf)
+            rest_N = logsumexp(torch.cat([unkept_NK, rest_N[:, None]], -1))
         return SparseSignal(
-            ids_NK=rows.ids_NK[:, :width],
-            logits_NK=rows.logits_NK[:, :width],
-            keep_NK=keep_NK[:, :width],
+            ids_NK=rows.ids_NK[:, :width].contiguous(),
+            logits_NK=rows.logits_NK[:, :width].contiguous(),
+            keep_NK=keep_NK[:, :width].contiguous(),
             rest_N=rest_N,
             targets_N=context.targets_N,
             tail=self.tail,

@@ -80,13 +80,14 @@ def columns_of(
     store: Store, logits_CV: Tensor, targets_C: Tensor, offset_C: Tensor, compiled: bool = False
 ) -> dict[str, Tensor]:
     """What a store keeps of a chunk of logits, which stay as they are; float32, [C, ...] each."""
-    sums = _in_one_pass if compiled else float_columns
     parts: dict[str, list[Tensor]] = {}
     size = cached_size(logits_CV.shape[-1], logits_CV.device)
     for start in range(0, len(logits_CV), size):
         rows = slice(start, start + size)
-        columns = sums(logits_CV[rows], targets_C[rows], store.layout.temperatures)
-        columns |= store.codec.reduce(logits_CV[rows], columns["lse@1"], offset_C[rows])
+        known = (logits_CV[rows], targets_C[rows], store.layout.temperatures)
+        columns, mass_CV = (_in_one_pass(*known), None) if compiled else float_columns(*known)
+        lse_C, offsets = columns["lse@1"], offset_C[rows]
+        columns |= store.codec.reduce(logits_CV[rows], lse_C, offsets, mass_CV)
         for name, column in columns.items():
             parts.setdefault(name, []).append(column)
     return {name: torch.cat(columns) for name, columns in parts.items()}
@@ -94,33 +95,37 @@ def columns_of(
 
 def float_columns(
     logits_CV: Tensor, targets_C: Tensor, temperatures: tuple[float, ...]
-) -> dict[str, Tensor]:
-    """The float32 columns that every kind of store keeps, in as few passes as they need."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The float32 columns that every kind of store keeps, in as few passes as they need.
+
+    Returns:
+        the columns, and the masses, [C, V], that ``pdx.draws.masses`` would make.
+    """
     top_C1 = logits_CV.amax(-1, keepdim=True)
     under_CV = logits_CV - top_C1
-    probs_CV = under_CV.exp()
-    mass = {1.0: probs_CV.sum(-1)}
+    mass_CV = under_CV.exp()
+    total = {1.0: mass_CV.sum(-1)}
     for heat in temperatures:
         if heat == 0.5:
-            mass[heat] = torch.linalg.vecdot(probs_CV, probs_CV)
+            total[heat] = torch.linalg.vecdot(mass_CV, mass_CV)
         elif heat == 2.0:
-            mass[heat] = probs_CV.sqrt().sum(-1)
+            total[heat] = mass_CV.sqrt().sum(-1)
         elif heat != 1.0:
-            mass[heat] = (under_CV / heat).exp().sum(-1)
-    columns = {f"lse@{t:g}": top_C1[:, 0] / t + mass[t].log() for t in temperatures}
+            total[heat] = (under_CV / heat).exp().sum(-1)
+    columns = {f"lse@{t:g}": top_C1[:, 0] / t + total[t].log() for t in temperatures}
     target_C = logits_CV.gather(-1, targets_C[:, None])[:, 0]
     columns["target_logprob"] = target_C - columns["lse@1"]
-    mean_C = torch.linalg.vecdot(probs_CV, under_CV) / mass[1.0]
-    columns["entropy"] = mass[1.0].log() - mean_C
+    mean_C = torch.linalg.vecdot(mass_CV, under_CV) / total[1.0]
+    columns["entropy"] = total[1.0].log() - mean_C
     around_CV = under_CV.sub_(under_CV.mean(-1, keepdim=True))  # four times as fast as std()
-    variance_C = torch.linalg.vecdot(around_CV, around_CV) / around_CV.shape[-1]
-    columns["logit_std"] = variance_C.sqrt()
-    return columns
+    columns["logit_std"] = torch.linalg.vector_norm(around_CV, dim=-1) / around_CV.shape[-1] ** 0.5
+    return columns, mass_CV
 
 
 @cache
 def _compiled() -> Callable[..., dict[str, Tensor]]:
-    return torch.compile(float_columns)
+    # Masses are left in the kernel: to write and read them would be most of its time.
+    return torch.compile(lambda *args: float_columns(*args)[0])
 
 
 def _in_one_pass(

@@ -33,8 +33,14 @@ class HeadSampledCodec:
         """From the tail."""
         return self.tail.num_draws
 
-    def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
-        """What leaves the device."""
+    def reduce(
+        self,
+        logits_CV: Tensor,
+        lse_C: Tensor,
+        offset_C: Tensor,
+        mass_CV: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What leaves the device; the tail has a largest logit, and so masses, of its own."""
         columns = self.head.reduce(logits_CV, lse_C, offset_C)
         rest_CV = logits_CV.scatter(-1, columns["ids"].long(), -torch.inf)
         columns["tail_lse"] = rest_CV.logsumexp(-1)

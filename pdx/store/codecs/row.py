@@ -37,8 +37,18 @@ class Codec(Protocol):
     @property
     def num_draws(self) -> int: ...
 
-    def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
-        """What of a chunk of logits leaves the device; offsets count the split's positions."""
+    def reduce(
+        self,
+        logits_CV: Tensor,
+        lse_C: Tensor,
+        offset_C: Tensor,
+        mass_CV: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What of a chunk of logits leaves the device; offsets count the split's positions.
+
+        Args:
+            mass_CV: ``pdx.draws.masses`` of the logits, where somebody has made them already.
+        """
         ...
 
     def encode(self, columns: Columns) -> Planes:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdx.draws import draw, first_draws
+from pdx.draws import draw_by, first_draws, masses
+from pdx.largest import argmax
 from pdx.store import bits
 from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
@@ -48,11 +49,18 @@ class SampledCodec:
         """Exponents that a rank can have: a row's histogram ends each but the last with a zero."""
         return bits.width_of(self.vocab_size)
 
-    def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
+    def reduce(
+        self,
+        logits_CV: Tensor,
+        lse_C: Tensor,
+        offset_C: Tensor,
+        mass_CV: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """What leaves the device: the draws at the positions ``offset_C``, in their order."""
+        mass_CV = masses(logits_CV) if mass_CV is None else mass_CV
         return {
-            "draws": draw(logits_CV, offset_C, self.num_draws, self.seed),
-            "argmax": logits_CV.argmax(-1).to(torch.int32),
+            "draws": draw_by(mass_CV, offset_C, self.num_draws, self.seed),
+            "argmax": argmax(logits_CV).to(torch.int32),
         }
 
     def encode(self, columns: Columns) -> Planes:

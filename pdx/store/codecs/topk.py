@@ -60,8 +60,14 @@ class TopKCodec:
     def id_bits(self) -> int:
         return bits.width_of(self.vocab_size - 1)
 
-    def reduce(self, logits_CV: Tensor, lse_C: Tensor, offset_C: Tensor) -> dict[str, Tensor]:
-        """What leaves the device; ``offset_C`` is not read: nothing here is drawn."""
+    def reduce(
+        self,
+        logits_CV: Tensor,
+        lse_C: Tensor,
+        offset_C: Tensor,
+        mass_CV: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What leaves the device; offsets and masses are not read: nothing here is drawn."""
         values_CK, ids_CK = largest(logits_CV, self.top_k)
         columns = {"ids": ids_CK.to(torch.int32), "logits": values_CK}
         if self.ragged:
