@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pdx.draws import draw
+from pdx.store import kernels
 from pdx.store.codecs.row import Columns, Entries, Planes, Window
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import TopKCodec
@@ -64,14 +65,13 @@ class HeadSampledCodec:
         tail = self.tail.decode(drawn, num_rows, offset_B, num_draws)
         assert tail.num_N is not None
         weights_E = tail.weights_E + np.repeat(tail_lse_N, tail.num_N)
-        # Rows of head and tail in one: every head is as long, and goes before its tail.
-        starts_N = tail.num_N.cumsum() - tail.num_N
-        before_E = np.repeat(starts_N, self.head.top_k)
-        return Entries(
-            np.insert(tail.ids_E, before_E, head.ids_E),
-            np.insert(weights_E, before_E, head.weights_E),
-            tail.num_N + self.head.top_k,
-        )
+        num_N = tail.num_N + np.int32(self.head.top_k)
+        ids_E = np.empty(int(num_N.sum()), np.int32)
+        joined_E = np.empty(len(ids_E), np.float32)
+        shape = (len(num_N), self.head.top_k)
+        head_NK = head.ids_E.reshape(shape), head.weights_E.reshape(shape)
+        kernels.join(*head_NK, tail.ids_E, weights_E, tail.num_N, ids_E, joined_E)
+        return Entries(ids_E, joined_E, num_N)
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:
         """The first of each head."""

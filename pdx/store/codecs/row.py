@@ -5,6 +5,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from pdx.store import kernels
+
 Columns = dict[str, np.ndarray]  # of one window, on the host
 Planes = list[bytes]
 Window = list[memoryview]  # its planes
@@ -96,12 +98,7 @@ def dense(entries: Entries, num_rows: int, nothing: float) -> tuple[np.ndarray, 
     if num_N is None:
         shape = (num_rows, len(ids_E) // num_rows)
         return ids_E.reshape(shape).astype(np.int64), weights_E.reshape(shape)
-    widest = int(num_N.max())
-    starts_N = num_N.cumsum() - num_N
-    ids_NK = np.repeat(ids_E[starts_N].astype(np.int64), widest).reshape(num_rows, widest)
-    weights_NK = np.full((num_rows, widest), nothing, np.float32)
-    shift_N = np.arange(num_rows) * widest - starts_N
-    at_E = np.arange(len(ids_E)) + np.repeat(shift_N, num_N)
-    ids_NK.reshape(-1)[at_E] = ids_E
-    weights_NK.reshape(-1)[at_E] = weights_E
+    ids_NK = np.empty((num_rows, int(num_N.max())), np.int64)
+    weights_NK = np.empty(ids_NK.shape, np.float32)
+    kernels.pad(ids_E, weights_E, num_N, np.float32(nothing), ids_NK, weights_NK)
     return ids_NK, weights_NK

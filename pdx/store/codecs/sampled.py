@@ -10,13 +10,8 @@ from torch import Tensor
 
 from pdx.draws import draw_by, first_draws, masses
 from pdx.largest import argmax
-from pdx.store import bits
+from pdx.store import bits, kernels
 from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
-
-
-def exponent(values_E: np.ndarray) -> np.ndarray:
-    """Floor of log2 of positive integers."""
-    return np.frexp(values_E.astype(np.float64))[1].astype(np.int64) - 1
 
 
 @dataclass(frozen=True)
@@ -70,23 +65,16 @@ class SampledCodec:
 
     def encode_draws(self, draws_NJ: np.ndarray) -> Planes:
         """The four planes of the counts."""
-        ranks_NJ = np.sort(self.ranks[draws_NJ], axis=1)
-        new_NJ = np.ones(ranks_NJ.shape, bool)
-        new_NJ[:, 1:] = ranks_NJ[:, 1:] != ranks_NJ[:, :-1]
-        num_N = new_NJ.sum(1)
-        counts_E = np.diff(np.flatnonzero(new_NJ.reshape(-1)), append=new_NJ.size)
-        ranks_E = ranks_NJ[new_NJ].astype(np.int64) + 1
-        of_rank_E, of_count_E = exponent(ranks_E), exponent(counts_E)
-        low_E = (ranks_E - (1 << of_rank_E)) | ((counts_E - (1 << of_count_E)) << of_rank_E)
-        rows_E = np.repeat(np.arange(len(num_N)), num_N)
-        ends = (self.exponents - 1) * len(num_N)
-        histogram = np.zeros(len(ranks_E) + ends, np.uint8)
-        histogram[np.arange(len(ranks_E)) + rows_E * (self.exponents - 1) + of_rank_E] = 1
+        ranks_NJ = np.sort(self.ranks.take(draws_NJ), axis=1)
+        num_N, ends = np.zeros(len(ranks_NJ), np.int32), self.exponents - 1
+        histogram = bits.empty(ranks_NJ.size + ends * len(num_N))
+        unary = bits.empty(ranks_NJ.size)
+        low = bits.empty(ranks_NJ.size * bits.width_of(self.vocab_size))
+        sizes = kernels.pack_counts(ranks_NJ, ends, num_N, histogram, unary, low)
+        planes = zip((histogram, unary, low), sizes, strict=True)
         return [
             bits.pack_fixed(num_N, bits.width_of(self.num_draws)),
-            np.packbits(histogram, bitorder="little").tobytes(),
-            bits.pack_unary(of_count_E),
-            bits.pack_fields(low_E, of_rank_E + of_count_E),
+            *(bits.plane_of(words, num_bits) for words, num_bits in planes),
         ]
 
     def counts(
@@ -94,18 +82,10 @@ class SampledCodec:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids by rising rank, their counts, and how many a row has."""
         num_N = bits.unpack_fixed(planes[0], bits.width_of(self.num_draws), num_rows)
-        of_rank_E = bits.ones_of(planes[1])
-        of_rank_E -= np.arange(len(of_rank_E), dtype=np.int32)
-        step = np.int32(self.exponents - 1)
-        of_rank_E -= np.repeat(np.arange(num_rows, dtype=np.int32) * step, num_N)
-        of_count_E = bits.unpack_unary(planes[2])
-        low_E = bits.unpack_fields(planes[3], of_rank_E + of_count_E)
-        one, shift_E = low_E.dtype.type(1), of_rank_E.astype(low_E.dtype)
-        lead_E = (one << shift_E) - one
-        ranks_E = (low_E & lead_E) + lead_E
-        lead_E = one << of_count_E.astype(low_E.dtype)
-        counts_E = ((low_E >> shift_E) & (lead_E - one)) | lead_E
-        return self.ids_V.take(ranks_E), counts_E, num_N
+        ids_E, counts_E = np.empty((2, int(num_N.sum())), np.int32)
+        words = (bits.words_of(plane) for plane in planes[1:4])
+        kernels.unpack_counts(num_N, self.exponents - 1, *words, self.ids_V, ids_E, counts_E)
+        return ids_E, counts_E, num_N
 
     def decode(
         self, windows: list[Window], num_rows: int, offset_B: np.ndarray, num_draws: int

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pdx.largest import largest
-from pdx.store import bits
+from pdx.store import bits, kernels
 from pdx.store.codecs.row import Columns, Entries, Planes, Window, concatenate
 
 LOGIT_STEP = 1 / 32  # nats
@@ -89,16 +89,18 @@ class TopKCodec:
         top_N = top_N + moved[1.0]
         for heat, moved_N in moved.items():
             columns[f"lse@{heat:g}"] = columns[f"lse@{heat:g}"] + moved[1.0] / heat - moved_N
-        gaps_E = np.diff(steps_NK.astype(np.int64), axis=1, prepend=0)[kept_NK]
-        shift = self.shift
-        fields_E = ids_NK[kept_NK].astype(np.int64)
-        fields_E |= (gaps_E & ((1 << shift) - 1)) << self.id_bits
+        num_N = kept_NK.sum(1, dtype=np.int32)
+        width, shift = self.id_bits + self.shift, self.shift
+        fixed = bits.empty(int(num_N.sum()) * width)
+        unary = bits.empty(int(num_N.sum()) + int(DEEPEST >> shift) * len(num_N))
+        steps_NK = steps_NK.astype(np.int32)
+        sizes = kernels.pack_steps(ids_NK, steps_NK, num_N, self.id_bits, shift, fixed, unary)
         return [
-            bits.pack_fixed(kept_NK.sum(1), bits.width_of(self.top_k)) if self.ragged else b"",
+            bits.pack_fixed(num_N, bits.width_of(self.top_k)) if self.ragged else b"",
             top_N.astype("<f4").tobytes(),
             bytes([shift]),
-            bits.pack_fixed(fields_E, self.id_bits + shift),
-            bits.pack_unary(gaps_E >> shift),
+            bits.plane_of(fixed, sizes[0]),
+            bits.plane_of(unary, sizes[1]),
         ]
 
     def decode(
@@ -114,29 +116,22 @@ class TopKCodec:
         return self._decode(joined, num_rows * len(windows))
 
     def _decode(self, planes: Window, num_rows: int) -> Entries:
-        num_N = None
-        size = num_rows * self.top_k
+        num_N = np.full(num_rows, self.top_k, np.int32)
         if self.ragged:
             num_N = bits.unpack_fixed(planes[0], bits.width_of(self.top_k), num_rows)
-            size = int(num_N.sum())
-        top_N = np.frombuffer(planes[1], "<f4")
-        shift = planes[2][0]
-        fields_E = bits.unpack_fixed(planes[3], self.id_bits + shift, size)
-        gaps_E = (bits.unpack_unary(planes[4]) << shift) | (fields_E >> self.id_bits)
-        ids_E = fields_E & ((1 << self.id_bits) - 1)
-        if num_N is None:
-            gaps_NK = gaps_E.reshape(num_rows, self.top_k)
-            gaps_NK[:, 0] = 0
-            logits_NK = gaps_NK.cumsum(1, dtype=np.float32)  # whole numbers under 2^24: exact
-            logits_NK *= np.float32(-LOGIT_STEP)
-            logits_NK += top_N[:, None]
-            return Entries(ids_E, logits_NK.reshape(-1), None)
-        # Every row's first gap is 0: the running sum over all rows, less its value at row starts.
-        under_E = gaps_E.cumsum(dtype=np.int64)
-        starts_N = num_N.cumsum() - num_N
-        under_E -= np.repeat(under_E[starts_N], num_N)
-        logits_E = under_E.astype(np.float32) * np.float32(-LOGIT_STEP)
-        return Entries(ids_E, logits_E + np.repeat(top_N, num_N), num_N)
+        ids_E = np.empty(int(num_N.sum()), np.int32)
+        logits_E = np.empty(len(ids_E), np.float32)
+        kernels.unpack_steps(
+            num_N,
+            np.frombuffer(planes[1], "<f4"),
+            self.id_bits,
+            planes[2][0],
+            np.float32(-LOGIT_STEP),
+            *(bits.words_of(plane) for plane in planes[3:5]),
+            ids_E,
+            logits_E,
+        )
+        return Entries(ids_E, logits_E, num_N if self.ragged else None)
 
     def argmax(self, planes: list[memoryview], num_rows: int) -> np.ndarray:
         """The first of each row."""
