@@ -10,7 +10,7 @@ from numerics import component
 from pdx.draws import draw, masses
 from pdx.store import bits, kernels
 from pdx.store.codecs.head_sampled import HeadSampledCodec
-from pdx.store.codecs.row import Columns, dense
+from pdx.store.codecs.row import Columns, Entries, concatenate, dense
 from pdx.store.codecs.sampled import SampledCodec
 from pdx.store.codecs.topk import LOGIT_STEP, TopKCodec
 from pdx.store.columns import float_columns
@@ -152,6 +152,41 @@ def test_topk_keeps_ids_and_mass_exactly_and_logits_within_a_step(
         found_N = np.log((np.exp(found_NK / heat) * keep_NK).sum(1)) - columns[f"lse@{heat:g}"]
         wanted_N = np.log((np.exp(wanted_NK / heat) * keep_NK).sum(1)) - before[f"lse@{heat:g}"]
         np.testing.assert_allclose(found_N, wanted_N, atol=2e-5)
+
+
+IDS_V = np.random.default_rng(1).permutation(4096).astype(np.int32)
+HEAD = TopKCodec(8, 1.0, 4096, (1.0,))
+CODECS = {
+    "topk": TopKCodec(64, 1.0, 4096, (1.0,)),
+    "topk, top_p": TopKCodec(64, 0.9, 4096, (1.0,)),
+    "topk, rows that end within a byte": TopKCodec(5, 1.0, 4096, (1.0,)),
+    "sampled": SampledCodec(16, 5, 4096, IDS_V),
+    "head_sampled": HeadSampledCodec(HEAD, SampledCodec(16, 5, 4096, IDS_V)),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize("num_rows", [1, 12, 96])
+def test_windows_are_decoded_together_as_one_by_one(codec: Any, num_rows: int):
+    """Four windows, two of them of far logits: their gaps need not be split at the same bit."""
+    logits = [rows(4096, num_rows, seed) * (1 + 9 * (seed > 1)) for seed in range(4)]
+    windows = [through(codec, reduced(codec, logits_NV, (1.0,))) for logits_NV in logits]
+    num_draws = 0 if isinstance(codec, TopKCodec) else 16
+    one_by_one = [codec.decode([w], num_rows, np.zeros(1), num_draws) for w in windows]
+    for some in (slice(0, 2), slice(2, 4), slice(0, 4)):
+        part = windows[some]
+        together = codec.decode(part, num_rows, np.zeros(len(part)), num_draws)
+        for found, wanted in zip(together, concatenate(one_by_one[some]), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_short_rows_are_filled_by_their_own_first_id():
+    num_N = np.array([2, 4, 0, 1], np.int32)
+    weights_E = np.arange(7, dtype=np.float32)
+    entries = Entries(np.array([7, 3, 9, 2, 4, 1, 5], np.int32), weights_E, num_N)
+    ids_NK, weights_NK = dense(entries, 4, -8.0)
+    assert ids_NK.tolist() == [[7, 3, 7, 7], [9, 2, 4, 1], [0, 0, 0, 0], [5, 5, 5, 5]]
+    assert weights_NK.tolist() == [[0, 1, -8, -8], [2, 3, 4, 5], [-8, -8, -8, -8], [6, -8, -8, -8]]
 
 
 def test_what_quantisation_loses_is_within_the_stated_bound():
